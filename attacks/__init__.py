@@ -1,0 +1,1 @@
+"""The attacks: one file per family, found without registration."""

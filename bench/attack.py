@@ -1,0 +1,109 @@
+"""The contracts of attacks: removal, insider, ambiguity, and the drawing of decoys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple
+
+from torch import nn
+
+from bench.key import Key
+from bench.plugin import Access, Plugin
+from bench.suspect import Target
+from bench.trainer import AttackerTrainer
+
+Data = Literal["none", "inputs", "labels"]
+AttackClass = Literal["none", "in-place", "reparametrisation", "extraction"]
+Kind = Literal["none", "removal", "ambiguity"]
+Knowledge = Literal["none", "scheme", "insider"]
+
+
+@dataclass(frozen=True)
+class Attack(Plugin):
+    """What all attacks declare.
+
+    Attributes:
+        kind: `none` for the attack that leaves the model as it is.
+        access: to the protected model; an attack with `none` never touches it, so that its price is what
+            the task costs anyone.
+        data: the most that it uses of the attacker's data.
+        knowledge: whether it knows the scheme (`target.scheme`) or even a part of the key.
+        changes_task: whether surrogates are for the dataset's second task.
+    """
+
+    kind: ClassVar[Kind] = "removal"
+    access: ClassVar[Access] = "white-box"
+    data: ClassVar[Data] = "none"
+    knowledge: ClassVar[Knowledge] = "none"
+    changes_task: ClassVar[bool] = False
+
+    def data_used(self) -> Data:
+        """The most that it uses of the attacker's data with these parameters."""
+        return self.data
+
+
+@dataclass(frozen=True)
+class RemovalAttack(Attack):
+    """Takes a protected model and yields surrogates. There is no key anywhere in its interface.
+
+    Attributes:
+        attack_class: `in-place` changes weights, `reparametrisation` keeps the function, `extraction`
+            makes a new model from answers or data.
+        strength_unit: of the strengths that it yields.
+    """
+
+    attack_class: ClassVar[AttackClass] = "in-place"
+    strength_unit: ClassVar[str] = ""
+
+    def run(self, target: Target, trainer: AttackerTrainer) -> Iterator[tuple[float, nn.Module]]:
+        """Yield (strength, surrogate) along the way; a yielded model may be changed further afterwards."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class InsiderAttack(RemovalAttack):
+    """A removal attack that holds one part of the key, as `target.part`; it stays out of the headline.
+
+    Attributes:
+        part: name of that part.
+    """
+
+    knowledge: ClassVar[Knowledge] = "insider"
+    part: ClassVar[str] = ""
+
+
+class Forgery(NamedTuple):
+    """A forged key and the model on which it is claimed."""
+
+    key: Key
+    model: nn.Module
+    figures: dict[str, float] = {}
+
+
+@dataclass(frozen=True)
+class AmbiguityAttack(Attack):
+    """Makes a second, false proof: it knows the scheme (`target.scheme`), the release and the model."""
+
+    kind: ClassVar[Kind] = "ambiguity"
+    knowledge: ClassVar[Knowledge] = "scheme"
+
+    def forge(self, target: Target, trainer: AttackerTrainer) -> Forgery:
+        """A forged key, and the model on which it is claimed."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DecoyAttack(Attack):
+    """Draws fresh keys, completed with the owner's facts, and takes the best.
+
+    The harness does the drawing where the key is, so that no attacking process holds the facts.
+
+    Attributes:
+        decoys: how many.
+    """
+
+    kind: ClassVar[Kind] = "ambiguity"
+    access: ClassVar[Access] = "none"
+    knowledge: ClassVar[Knowledge] = "scheme"
+    decoys: int = field(default=1000)

@@ -1,0 +1,55 @@
+"""Stages: what several cells share, computed once by the plan and handed to those that declared it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from bench.bundle import Bundle
+from bench.plugin import Plugin
+
+
+@dataclass(frozen=True)
+class Stage(Plugin):
+    """A shared intermediate product. Its parameters are its fields, as for any plugin.
+
+    Attributes:
+        side: `owner` stages see the owner's data and stay with the owner; `attacker` stages see the target
+            and the attacker's data, and there is one for each protected model.
+    """
+
+    side: ClassVar[Literal["owner", "attacker"]] = "owner"
+
+    def run(self, trainer: Any, target: Any) -> Bundle:
+        """The product.
+
+        Args:
+            trainer: an `OwnerTrainer` or an `AttackerTrainer`; stages named by `stages()` are found there.
+            target: the protected model (`bench.suspect.Target`); None for stages of the owner.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CleanModel(Stage):
+    """The undefended model of a task and seed, model `model`."""
+
+    name: ClassVar[str] = "clean-model"
+
+    def run(self, trainer: Any, target: Any) -> Bundle:
+        """Train the task's architecture by the task's recipe."""
+        del target
+        return Bundle(models={"model": trainer.fit(trainer.new_model(), trainer.train)})
+
+
+@dataclass(frozen=True)
+class TargetAnswers(Stage):
+    """The protected model's logits on the attacker's inputs, tensor `logits` of shape (N, K)."""
+
+    name: ClassVar[str] = "target-answers"
+    side: ClassVar[Literal["owner", "attacker"]] = "attacker"
+
+    def run(self, trainer: Any, target: Any) -> Bundle:
+        """Query the target once for each input."""
+        answers = target.answers(trainer.inputs, "logits")
+        return Bundle(tensors={"logits": answers}, values={"queries": target.queries})

@@ -1,0 +1,124 @@
+"""A model under examination, and the protected model as an attacker meets it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.bundle import Bundle
+from bench.errors import AccessError
+from bench.plugin import Access
+
+Answer = Literal["labels", "probabilities", "logits"]
+BATCH = 1024
+
+
+def predict(module: nn.Module, x: Tensor, batch: int = BATCH) -> Tensor:
+    """The module's outputs in evaluation mode, batch by batch.
+
+    Args:
+        module: left in the mode in which it was.
+        x: inputs, first dimension N.
+        batch: inputs per forward pass.
+
+    Returns:
+        Outputs of shape (N, …).
+    """
+    training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            parts = [module(part) for part in x.split(batch)]
+    finally:
+        module.train(training)
+    # Out of inference mode again, so that the caller may use the answers as training targets.
+    return torch.cat(parts).clone()
+
+
+class Suspect:
+    """A model that can be queried and, by white-box readers only, opened.
+
+    Args:
+        answer: gives logits for a batch of inputs; a callable, so that answers can be changed at query time.
+        module: the model itself, where there is one.
+        access: what the reader declared; `module` raises AccessError below `white-box`.
+    """
+
+    def __init__(
+        self, answer: Callable[[Tensor], Tensor], module: nn.Module | None = None, access: Access = "white-box"
+    ) -> None:
+        self._answer = answer
+        self._module = module
+        self._access = access
+        self.queries = 0
+
+    @classmethod
+    def of(cls, module: nn.Module, access: Access = "white-box") -> Suspect:
+        """A suspect that answers as the module does."""
+        return cls(lambda x: predict(module, x), module, access)
+
+    def answers(self, x: Tensor, kind: Answer = "labels") -> Tensor:
+        """Answers to the inputs; each input counts as one query.
+
+        Returns:
+            int64 labels of shape (N,), or float probabilities or logits of shape (N, K).
+
+        Raises:
+            AccessError: the reader declared no access at all.
+        """
+        if self._access == "none":
+            raise AccessError("queried a model with declared access 'none'")
+        self.queries += len(x)
+        logits = self._answer(x)
+        if kind == "labels":
+            return logits.argmax(1)
+        return logits.softmax(1) if kind == "probabilities" else logits
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself.
+
+        Raises:
+            AccessError: the reader declared black-box access, or the suspect can only be queried.
+        """
+        if self._access != "white-box":
+            raise AccessError(f"opened a model with declared access {self._access!r}")
+        if self._module is None:
+            raise AccessError("this suspect can only be queried")
+        return self._module
+
+
+class Target(Suspect):
+    """The protected model as a removal or ambiguity attack gets it.
+
+    Attributes:
+        release: what an honest user gets besides the model.
+        scheme: the defense as an algorithm with its parameters, for attacks that declare to know it.
+        part: the one part of the key that an insider attack declared; None for everyone else.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module | None,
+        access: Access,
+        release: Bundle | None = None,
+        scheme: Any = None,
+        part: Tensor | None = None,
+    ) -> None:
+        super().__init__(self._predict, module, access)
+        self.release = release if release is not None else Bundle()
+        self.scheme = scheme
+        self.part = part
+
+    def copy(self) -> nn.Module:
+        """A copy of the model that the attacker may change; AccessError below white-box."""
+        return copy.deepcopy(self.module)
+
+    def _predict(self, x: Tensor) -> Tensor:
+        if self._module is None:
+            raise AccessError("this attack declared that it does not use the protected model")
+        return predict(self._module, x)

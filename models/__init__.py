@@ -1,0 +1,7 @@
+"""The architectures: plain PyTorch modules, built by name and rebuilt from their description."""
+
+from __future__ import annotations
+
+from models.architecture import build, describe, layer, names, rebuild, skeleton
+
+__all__ = ["build", "describe", "layer", "names", "rebuild", "skeleton"]

@@ -1,0 +1,156 @@
+"""Building a model by name, describing any model that descends from one, and rebuilding it elsewhere.
+
+A description is the name and arguments of the architecture, and each layer that differs from it: so a model
+whose channels were cut, padded or whose normalization was merged is stored and judged like any other.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Architecture name -> module that defines a class of that `name`.
+_MODULES = {
+    "vgg8": "models.vgg",
+    "resnet8": "models.resnet",
+    "resnet20": "models.resnet",
+    "lenet5": "models.lenet",
+}
+
+# Layer type -> the attributes that its constructor takes.
+_LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias"),
+    nn.Linear: ("in_features", "out_features", "bias"),
+    nn.BatchNorm2d: ("num_features", "eps", "momentum", "affine", "track_running_stats"),
+    nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
+    nn.ReLU: (),
+    nn.Identity: (),
+    nn.Flatten: ("start_dim", "end_dim"),
+    nn.MaxPool2d: ("kernel_size", "stride", "padding"),
+    nn.AdaptiveAvgPool2d: ("output_size",),
+}
+_BY_NAME = {kind.__name__: kind for kind in _LAYERS}
+
+
+def names() -> tuple[str, ...]:
+    """The names of all architectures."""
+    return tuple(_MODULES)
+
+
+def build(name: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    """A freshly initialised model; it draws from torch's global generator.
+
+    Args:
+        name: one of `names()`.
+        classes: number of outputs.
+        shape: shape of one input, without the batch dimension.
+
+    Raises:
+        ValueError: an unknown name, or an input shape that the architecture does not take.
+    """
+    if name not in _MODULES:
+        raise ValueError(f"unknown model {name!r}.{_nearest(name, _MODULES)}")
+    module = importlib.import_module(_MODULES[name])
+    model: nn.Module = module.ARCHITECTURES[name](classes, tuple(shape))
+    model.architecture = {"name": name, "classes": classes, "shape": list(shape)}  # type: ignore[assignment]
+    return model
+
+
+def skeleton(name: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    """The model without storage (on the meta device): shapes and layer names at no cost."""
+    with torch.device("meta"):
+        return build(name, classes, shape)
+
+
+def layer(model: nn.Module, name: str) -> nn.Module:
+    """The layer of that name.
+
+    Raises:
+        KeyError: no such layer; the message has the nearest names.
+    """
+    known = dict(model.named_modules())
+    if not name or name not in known:
+        raise KeyError(f"no layer {name!r}.{_nearest(name, [n for n in known if n])}")
+    return known[name]
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """The model's architecture as plain JSON values.
+
+    Raises:
+        ValueError: the model does not descend from an architecture of `names()`, or holds a layer of a type
+            that cannot be described.
+    """
+    base = getattr(model, "architecture", None)
+    if not isinstance(base, Mapping):
+        raise ValueError(f"expected a model made by models.build, got {type(model).__name__} without architecture")
+    layers: dict[str, Any] = {}
+    _compare(model, skeleton(base["name"], base["classes"], tuple(base["shape"])), "", layers)
+    return {**base, "layers": layers} if layers else dict(base)
+
+
+def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+    """The model of a description with the weights of a state dict.
+
+    Raises:
+        RuntimeError: the weights do not fit the description.
+    """
+    model = skeleton(description["name"], description["classes"], tuple(description["shape"]))
+    with torch.device("meta"):
+        for name, spec in description.get("layers", {}).items():
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, _from_spec(spec))
+    model.to_empty(device="cpu")
+    model.load_state_dict(dict(state), strict=True)
+    return model
+
+
+def _compare(model: nn.Module, base: nn.Module, prefix: str, layers: dict[str, Any]) -> None:
+    mine, theirs = dict(model.named_children()), dict(base.named_children())
+    if set(mine) != set(theirs):
+        odd = sorted(set(mine) ^ set(theirs))
+        raise ValueError(f"cannot describe {prefix or 'the model'}: layers {odd} are not those of its architecture")
+    for name, child in mine.items():
+        path = f"{prefix}{name}"
+        if type(child) not in _LAYERS and type(child) is type(theirs[name]):
+            _compare(child, theirs[name], f"{path}.", layers)
+            continue
+        spec = _to_spec(child, path)
+        if type(theirs[name]) not in _LAYERS or spec != _to_spec(theirs[name], path):
+            layers[path] = spec
+
+
+def _to_spec(layer: nn.Module, path: str) -> dict[str, Any]:
+    if type(layer) is nn.Sequential:
+        children = {name: _to_spec(child, f"{path}.{name}") for name, child in layer.named_children()}
+        return {"type": "Sequential", "children": children}
+    if type(layer) not in _LAYERS:
+        raise ValueError(f"cannot describe layer {path!r}: its type {type(layer).__name__} is not known")
+    spec: dict[str, Any] = {"type": type(layer).__name__}
+    for name in _LAYERS[type(layer)]:
+        value = getattr(layer, name)
+        if name == "bias":
+            value = value is not None
+        spec[name] = list(value) if isinstance(value, tuple) else value
+    return spec
+
+
+def _from_spec(spec: Mapping[str, Any]) -> nn.Module:
+    if spec["type"] == "Sequential":
+        made = nn.Sequential()
+        for name, child in spec["children"].items():
+            made.add_module(name, _from_spec(child))
+        return made
+    arguments = {n: tuple(v) if isinstance(v, list) else v for n, v in spec.items() if n != "type"}
+    return _BY_NAME[spec["type"]](**arguments)
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3)
+    hint = f" Did you mean {' or '.join(repr(n) for n in close)}?" if close else ""
+    return f"{hint} Known: {', '.join(known)}."
