@@ -15,7 +15,7 @@ from bench.recipe import Recipe
 from bench.stage import CleanModel, Stage
 from bench.stream import Stream
 from bench.suspect import Target
-from bench.task import Parts, Task
+from bench.task import Task
 from bench.training import Hooks, Split, training
 
 
@@ -125,23 +125,23 @@ class OwnerTrainer(Trainer):
     def __init__(
         self,
         task: Task,
-        parts: Parts,
+        train: Split,
+        heldout: Split,
         stream: Stream,
         device: torch.device | str = "cpu",
         stages: Mapping[str, Bundle] | None = None,
         hooks: Hooks | None = None,
     ) -> None:
         super().__init__(task, stream, device, stages, hooks)
-        self._parts = parts
-        self.train = parts.train.to(self.device)
-        self.heldout = parts.heldout.to(self.device)
+        self.train = train.to(self.device)
+        self.heldout = heldout.to(self.device)
 
     def clean(self) -> nn.Module:
         """A copy of the clean model of this seed; declare `CleanModel()` in `stages()`."""
         return copy.deepcopy(self.stage(CleanModel()).models["model"]).to(self.device)
 
     def _compute(self, stage: Stage) -> Bundle:
-        fresh = OwnerTrainer(self.task, self._parts, self.stream, self.device, None)
+        fresh = OwnerTrainer(self.task, self.train, self.heldout, self.stream, self.device)
         return stage.run(fresh, None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 
 from bench.errors import unknown
@@ -34,9 +33,8 @@ def info(name: str, where: str = "dataset") -> DatasetInfo:
     return found
 
 
-@functools.lru_cache(maxsize=2)
 def load(name: str) -> Parts:
-    """The parts of a dataset, on the CPU."""
+    """The parts of a dataset, on the CPU, read anew."""
     info(name)
     parts: Parts = importlib.import_module(_MODULES[name]).load()
     return parts

@@ -1,0 +1,150 @@
+"""Trigger set: a backdoor that only the owner can name (Adi, Baum, Cisse, Pinkas and Keshet 2018)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+import models
+from bench import images
+from bench.defense import Defense, KeyKind, Protected
+from bench.evidence import Evidence, any_of
+from bench.key import Key
+from bench.parameters import judged
+from bench.plugin import Access
+from bench.stage import CleanModel, Stage
+from bench.statistics import binomial_tail
+from bench.stream import Stream
+from bench.suspect import Suspect
+from bench.task import Task
+from bench.trainer import OwnerTrainer
+from bench.training import Hooks
+
+HEAD = "head"
+
+
+@dataclass(frozen=True)
+class TriggerSet(Defense):
+    """Inputs far from the data, with labels that are uniform over all classes, trained into the model.
+
+    Attributes:
+        triggers: their number T.
+        per_batch: how many of them are appended to each batch, cyclically.
+        mode: `scratch` trains with them from the start; `fine-tune` adds them to the clean model.
+        epochs: of the fine-tuning.
+        learning_rate: of the fine-tuning.
+        images: folder or Parquet of trigger images; empty for noise drawn from the key.
+        old_head: verify a second time with the owner's own classifier on the suspect's body, for suspects
+            whose last layer was replaced; this needs the model itself.
+    """
+
+    name: ClassVar[str] = "trigger-set"
+    family: ClassVar[str] = "trigger"
+    source: ClassVar[str] = "Adi et al. 2018, USENIX Security, sections 4 and 5"
+    access: ClassVar[Access] = "black-box"
+    key_kind: ClassVar[KeyKind] = "labels"
+    uniform: ClassVar[tuple[str, ...]] = ("labels",)
+
+    triggers: int = 64
+    per_batch: int = 8
+    mode: Literal["scratch", "fine-tune"] = "scratch"
+    epochs: int = 10
+    learning_rate: float = 0.02
+    images: str = ""
+    old_head: bool = judged(False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.per_batch <= self.triggers:
+            raise ValueError(f"expected 1 <= per_batch <= triggers, got {self.per_batch} and {self.triggers}")
+
+    def access_used(self) -> Access:
+        """The owner's head can only be put on a model that is at hand."""
+        return "white-box" if self.old_head else "black-box"
+
+    def applies_to(self, task: Task) -> str | None:
+        """Trigger images need a task on images."""
+        if self.images and task.kind != "image":
+            return f"trigger images need a task on images, {task.info.name} has {task.kind}"
+        return None
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The clean model, where triggers are added afterwards."""
+        return (CleanModel(),) if self.mode == "fine-tune" else ()
+
+    def capacity(self, task: Task) -> float:
+        """All labels right: K ** -T; one reading more costs a factor of 2."""
+        return -self.triggers * math.log10(task.classes) + (math.log10(2) if self.old_head else 0.0)
+
+    def files(self) -> tuple[str, ...]:
+        """The trigger images."""
+        return (self.images,) if self.images else ()
+
+    def draw(self, task: Task, stream: Stream) -> Key:
+        """Trigger inputs (T, …) as the model takes them, and labels (T,) uniform over the classes."""
+        if self.images:
+            inputs = task.normalised(images.read(self.images, self.triggers, task.shape))
+        else:
+            inputs = task.noise(self.triggers, stream.child("inputs"))
+        labels = stream.child("labels").numpy().integers(0, task.classes, self.triggers)
+        return Key({"inputs": inputs, "labels": torch.from_numpy(labels)})
+
+    def protect(self, trainer: OwnerTrainer, key: Key) -> Protected:
+        """Train with triggers appended to each batch; the owner keeps its head for later."""
+        inputs, labels = (key.tensor(name).to(trainer.device) for name in ("inputs", "labels"))
+
+        def triggers(step: int) -> tuple[Tensor, Tensor]:
+            chosen = torch.arange(step * self.per_batch, (step + 1) * self.per_batch) % self.triggers
+            return inputs[chosen], labels[chosen]
+
+        if self.mode == "scratch":
+            model, recipe = trainer.new_model(), trainer.recipe()
+        else:
+            recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate)
+            model = trainer.clean()
+        trainer.fit(model, trainer.train, recipe, hooks=Hooks(extra_inputs=triggers))
+        head = models.layer(model, HEAD).state_dict()
+        owned = {f"head.{name}": value.detach().cpu().clone() for name, value in head.items()}
+        return Protected(model, key.complete(**owned))
+
+    def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
+        """Triggers that get their label; binomial with rate 1/K, since labels are uniform over all K classes."""
+        answers = self._read(suspect, key, trainer)
+        if not self.old_head:
+            return answers
+        try:
+            rebuilt = _with_head(suspect, key)
+        except (KeyError, RuntimeError) as error:
+            old = Evidence.unreadable(f"the owner's head does not fit: {error}")
+        else:
+            old = self._read(rebuilt, key, trainer)
+        return any_of({"answers": answers, "old_head": old})
+
+    def _read(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
+        inputs, labels = key.tensor("inputs").to(trainer.device), key.tensor("labels")
+        try:
+            given = suspect.answers(inputs).cpu()
+        except RuntimeError as error:
+            return Evidence.unreadable(f"the suspect does not take the triggers: {error}")
+        right = int((given == labels).sum())
+        figures = {"trigger_accuracy": right / len(labels)}
+        return Evidence(right, binomial_tail(right, len(labels), 1.0 / trainer.task.classes), figures)
+
+
+def _with_head(suspect: Suspect, key: Key) -> Suspect:
+    body = copy.deepcopy(suspect.module)
+    head = models.layer(body, HEAD)
+    state = {name.removeprefix("head."): value for name, value in key.facts.items() if name.startswith("head.")}
+    # By shape and not in place: the suspect's head may have been for another number of classes.
+    classes, width = key.tensor("head.weight").shape
+    if getattr(head, "in_features", None) != width:
+        raise KeyError(f"expected a head of {width} inputs, got {getattr(head, 'in_features', type(head).__name__)}")
+    owned = torch.nn.Linear(width, classes, bias="bias" in state)
+    owned.load_state_dict(state)  # type: ignore[arg-type]
+    parent, _, child = HEAD.rpartition(".")
+    setattr(body.get_submodule(parent), child, owned.to(next(body.parameters()).device))
+    return Suspect.of(body)
