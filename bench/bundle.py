@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,12 +33,9 @@ class Bundle:
             architectures[name] = models.describe(model)
             for key, tensor in model.state_dict().items():
                 tensors[f"model/{name}/{key}"] = _stored(tensor)
-        meta = {
-            "format": _FORMAT,
-            "architectures": json.dumps(architectures, sort_keys=True),
-            "values": json.dumps(self.values, sort_keys=True),
-        }
-        return save_tensors(tensors, metadata=meta)
+        # One entry, because the library writes several in random order and the bytes must be reproducible.
+        meta = json.dumps({"architectures": architectures, "values": self.values}, sort_keys=True)
+        return save_tensors(tensors, metadata={_FORMAT: meta})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Bundle:
@@ -49,18 +45,16 @@ class Bundle:
             ValueError: not a bundle.
         """
         meta = _metadata(data)
-        if meta.get("format") != _FORMAT:
-            raise ValueError(f"expected format {_FORMAT!r}, got {meta.get('format')!r}")
-        bundle = cls(values=json.loads(meta["values"]))
+        bundle = cls(values=meta["values"])
         states: dict[str, dict[str, Tensor]] = {}
         for name, tensor in load_tensors(data).items():
             kind, rest = name.split("/", 1)
             if kind == "tensor":
                 bundle.tensors[rest] = tensor
             else:
-                model, key = rest.split("/", 1)
+                model, _, key = rest.rpartition("/")
                 states.setdefault(model, {})[key] = tensor
-        for name, architecture in json.loads(meta["architectures"]).items():
+        for name, architecture in meta["architectures"].items():
             bundle.models[name] = models.rebuild(architecture, states.get(name, {}))
         return bundle
 
@@ -96,11 +90,11 @@ def _stored(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
 
 
-def _metadata(data: bytes) -> Mapping[str, str]:
+def _metadata(data: bytes) -> dict[str, Any]:
     # The header of a safetensors file: its length as a little-endian u64, then JSON.
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     meta = header.get("__metadata__", {})
-    if not isinstance(meta, dict):
-        raise ValueError("expected metadata in the file's header")
-    return meta
+    if _FORMAT not in meta:
+        raise ValueError(f"expected a file of format {_FORMAT!r}, got {', '.join(meta) or 'no metadata'}")
+    found: dict[str, Any] = json.loads(meta[_FORMAT])
+    return found

@@ -173,3 +173,9 @@ def _plugins(table: Mapping[str, Any], role: Role, registry: Registry, where: st
 
 def _once(plugins: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(plugins))
+
+
+def published() -> set[str]:
+    """The shipped suites of which a whole run stands in the project's `results/`."""
+    results = Path(__file__).parent.parent / "results"
+    return {name for name in shipped() if (results / name / "records.parquet").exists()}

@@ -17,6 +17,7 @@ from bench.defense import Defense
 from bench.errors import NonFiniteWeights
 from bench.job import Channel
 from bench.key import Key
+from bench.plugin import Access
 from bench.stage import Stage
 from bench.stream import Stream
 from bench.suspect import Suspect, Target, predict
@@ -59,52 +60,50 @@ class Work:
     test: Split | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def stream(self) -> Stream:
-        """The root of all randomness of the seed."""
-        return Stream.root(self.seed)
 
-    def owner(self) -> OwnerTrainer:
-        """The trainer of the owner's side."""
-        assert self.train is not None and self.heldout is not None
-        stream = self.stream.child("owner")
-        return OwnerTrainer(self.task, self.train, self.heldout, stream, self.device, self.stages)
+# Functions and not methods of Work: a source digest follows names, and not what an object can do.
+def owner(work: Work) -> OwnerTrainer:
+    """The trainer of the owner's side."""
+    assert work.train is not None and work.heldout is not None
+    stream = Stream.root(work.seed).child("owner")
+    return OwnerTrainer(work.task, work.train, work.heldout, stream, work.device, work.stages)
 
-    def target(self, access: Any = "white-box", scheme: Any = None) -> Target:
-        """The protected model as an attack with this access meets it."""
-        public = self.bundles.get("target")
-        if public is None:
-            return Target(None, access, scheme=scheme)
-        release = Bundle(
-            {name: model for name, model in public.models.items() if name != "model"}, public.tensors, public.values
-        )
-        part = self.bundles["part"].tensors["part"] if "part" in self.bundles else None
-        return Target(public.models["model"], access, release, scheme, part)
 
-    def attacker(self, target: Target, data: str) -> AttackerTrainer:
-        """The trainer of the attacker's side."""
-        assert self.inputs is not None and self.labelled is not None
-        stream = self.stream.child("attacker")
-        return AttackerTrainer(
-            self.task, self.inputs, self.labelled, stream, self.device, self.stages, target=target, data=data
-        )
+def attacker(work: Work, target: Target, data: str) -> AttackerTrainer:
+    """The trainer of the attacker's side."""
+    assert work.inputs is not None and work.labelled is not None
+    stream = Stream.root(work.seed).child("attacker")
+    return AttackerTrainer(
+        work.task, work.inputs, work.labelled, stream, work.device, work.stages, target=target, data=data
+    )
+
+
+def target_of(work: Work, access: Access = "white-box") -> Target:
+    """The protected model as an attack with this access meets it."""
+    public = work.bundles.get("target")
+    if public is None:
+        return Target(None, access, scheme=work.scheme)
+    others = {name: model for name, model in public.models.items() if name != "model"}
+    release = Bundle(others, public.tensors, public.values)
+    part = work.bundles["part"].tensors["part"] if "part" in work.bundles else None
+    return Target(public.models["model"], access, release, work.scheme, part)
 
 
 def stage(work: Work) -> Result:
     """Compute a shared stage."""
     plugin: Stage = work.plugin
     if plugin.side == "owner":
-        return {}, {"secret": plugin.run(work.owner(), None)}
-    target = work.target()
-    bundle = plugin.run(work.attacker(target, "inputs"), target)
+        return {}, {"secret": plugin.run(owner(work), None)}
+    target = target_of(work)
+    bundle = plugin.run(attacker(work, target, "inputs"), target)
     return {"queries": target.queries}, {"public": bundle}
 
 
 def protect(work: Work) -> Result:
     """Draw the key, protect a model, and part what is published from what is secret."""
     defense: Defense = work.plugin
-    key = defense.draw(work.task, work.stream.child("owner", "key", defense.name))
-    model, key, release = defense.protect(work.owner(), key)
+    key = defense.draw(work.task, Stream.root(work.seed).child("owner", "key", defense.name))
+    model, key, release = defense.protect(owner(work), key)
     require_finite(model)
     published = Bundle({**release.models, "model": model}, release.tensors, release.values)
     return {}, {"public": published, "secret": key_to_bundle(key)}
@@ -119,8 +118,8 @@ def disclose(work: Work) -> Result:
 def attack(work: Work) -> Result:
     """Run a removal attack and keep each surrogate that it yields."""
     plugin: RemovalAttack = work.plugin
-    target = work.target(plugin.access, work.scheme)
-    trainer = work.attacker(target, plugin.data_used())
+    target = target_of(work, plugin.access)
+    trainer = attacker(work, target, plugin.data_used())
     surrogates, strengths, seconds = Bundle(), [], []
     spent, resumed = 0.0, time.perf_counter()
     for strength, model in plugin.run(target, trainer):
@@ -140,8 +139,8 @@ def attack(work: Work) -> Result:
 def forge(work: Work) -> Result:
     """Run an ambiguity attack: a forged key and the model on which it is claimed."""
     plugin: AmbiguityAttack = work.plugin
-    target = work.target(plugin.access, work.scheme)
-    trainer = work.attacker(target, plugin.data_used())
+    target = target_of(work, plugin.access)
+    trainer = attacker(work, target, plugin.data_used())
     started = time.perf_counter()
     key, model, figures = plugin.forge(target, trainer)
     seconds = time.perf_counter() - started
@@ -168,7 +167,7 @@ def measure(work: Work) -> Result:
 def judge(work: Work) -> Result:
     """Verify a key on each surrogate."""
     defense: Defense = work.plugin
-    key, trainer = bundle_to_key(work.bundles["key"]), work.owner()
+    key, trainer = bundle_to_key(work.bundles["key"]), owner(work)
     evidence = []
     for model in _in_order(work.bundles["surrogates"]):
         evidence.append(_verify(defense, model.to(work.device), key, trainer))
@@ -178,11 +177,11 @@ def judge(work: Work) -> Result:
 def decoys(work: Work) -> Result:
     """Verify fresh keys, completed with the owner's facts, on the protected model."""
     defense: Defense = work.plugin
-    key, trainer = bundle_to_key(work.bundles["key"]), work.owner()
+    key, trainer = bundle_to_key(work.bundles["key"]), owner(work)
     model = work.bundles["target"].models["model"].to(work.device)
     statistics, log10_p = [], []
     for number in range(work.options["decoys"]):
-        fresh = defense.draw(work.task, work.stream.child("decoys", defense.name, number))
+        fresh = defense.draw(work.task, Stream.root(work.seed).child("decoys", defense.name, number))
         judged = _verify(defense, model, fresh.with_facts_of(key), trainer)
         statistics.append(judged["statistic"])
         log10_p.append(judged["log10_p"])

@@ -27,6 +27,14 @@ _METHODS: dict[str, tuple[str, ...]] = {
     "decoys": ("draw", "verify", "access_used", "__post_init__"),
 }
 
+# Objects that every job is handed, so that no name in its code leads to them.
+_HANDED: tuple[sources.Node, ...] = (
+    ("bench.recipe", "Recipe"),
+    ("bench.stream", "Stream"),
+    ("bench.task", "Task"),
+    ("bench.training", "Split"),
+)
+
 
 def make(suite: Suite, device: str = "cpu", seeds: Iterable[int] | None = None) -> Plan:
     """The plan of a suite.
@@ -216,7 +224,7 @@ class _Planner:
         inputs: Mapping[str, Input],
         plugins: Iterable[tuple[Plugin, tuple[str, ...]]],
     ) -> str:
-        roots = [("bench.work", kind), sources.whole_module(self._model_module)]
+        roots = [("bench.work", kind), sources.whole_module(self._model_module), *_HANDED]
         for plugin, methods in plugins:
             roots += _roots(type(plugin), methods)
         source = sources.digest(roots)

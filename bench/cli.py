@@ -1,0 +1,97 @@
+"""The command line. Nothing heavy is imported before a command needs it: `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from bench import __version__
+from bench.errors import InputError
+
+
+class _Group(click.Group):
+    """Turns bad input into exit code 2 with one message and no traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"ownbench: {error}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ownbench")
+def main() -> None:
+    """Which ways of proving ownership of a neural network hold up.
+
+    Exit codes: 0 all cells ok or not applicable; 1 some cell failed; 2 bad input.
+    """
+
+
+@main.command("list")
+@click.argument("names", nargs=-1)
+def list_command(names: tuple[str, ...]) -> None:
+    """Defenses, attacks, tasks and suites, with parameters and sources; NAMES for a few of them."""
+    from bench import listing
+
+    click.echo(listing.everything(names), nl=False)
+
+
+@main.command()
+@click.argument("suite")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; default results/runs/SUITE.")
+@click.option("--workers", type=click.IntRange(min=1), help="Jobs at once; default: what the machine has.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Run seeds 0 to N-1 instead of the suite's.")
+@click.option("--seed", "one_seed", type=click.IntRange(min=0), multiple=True, help="Run just this seed; repeatable.")
+@click.option("--only", multiple=True, metavar="defense=…|attack=…", help="By name or label; repeatable.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--fresh", is_flag=True, help="Set an earlier run folder aside and start anew.")
+@click.option("--local", is_flag=True, help="One process without Ray, for debuggers; no time limit.")
+@click.option("--address", help="Join the Ray cluster at this address instead of starting one here.")
+def run(
+    suite: str,
+    out: Path | None,
+    workers: int | None,
+    seeds: int | None,
+    one_seed: tuple[int, ...],
+    only: tuple[str, ...],
+    device: str,
+    fresh: bool,
+    local: bool,
+    address: str | None,
+) -> None:
+    """Run SUITE (a name or a TOML file); what an earlier run finished is not done again."""
+    from bench import run as running
+
+    if seeds is not None and one_seed:
+        raise InputError("--seeds and --seed: expected one of them, got both")
+    chosen = tuple(range(seeds)) if seeds is not None else (tuple(dict.fromkeys(one_seed)) or None)
+    options = running.Options(
+        suite, out, workers, chosen, only, device, fresh, local, address
+    )
+    sys.exit(running.run(options))
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["table", "markdown", "json", "parquet"]), default="table", show_default=True
+)
+def leaderboard(runs: tuple[Path, ...], form: str) -> None:
+    """Print the leaderboard of one or more run folders; parquet writes the files and prints their paths."""
+    from bench import boards
+
+    click.echo(boards.show(runs, form), nl=False)
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("job")
+def show(run_folder: Path, job: str) -> None:
+    """Print one record of RUN by its JOB id or a prefix of it: whole provenance, and how to repeat it."""
+    from bench import boards
+
+    click.echo(boards.describe(run_folder, job), nl=False)

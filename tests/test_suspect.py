@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+import models
+from bench.errors import AccessError
+from bench.stage import CleanModel, TargetAnswers
+from bench.suspect import Suspect, Target, predict
+
+
+@pytest.fixture
+def model():
+    return models.build("vgg8", 10, (1, 8, 8))
+
+
+def test_every_query_is_counted(model):
+    suspect = Suspect.of(model, "black-box")
+    x = torch.rand(5, 1, 8, 8)
+    assert suspect.answers(x).shape == (5,)
+    assert suspect.answers(x, "probabilities").sum(1).allclose(torch.ones(5))
+    assert torch.equal(suspect.answers(x, "logits"), predict(model, x))
+    assert suspect.queries == 15
+
+
+def test_access_is_held_to_what_was_declared(model):
+    with pytest.raises(AccessError, match="black-box"):
+        _ = Suspect.of(model, "black-box").module
+    with pytest.raises(AccessError, match="'none'"):
+        Suspect.of(model, "none").answers(torch.rand(1, 1, 8, 8))
+    with pytest.raises(AccessError, match="only be queried"):
+        _ = Suspect(lambda x: x).module
+    assert Suspect.of(model).module is model
+
+
+def test_answers_can_be_changed_at_query_time(model):
+    shy = Suspect(lambda x: predict(model, x).round(), None, "black-box")
+    answers = shy.answers(torch.rand(2, 1, 8, 8), "logits")
+    assert torch.equal(answers, answers.round())
+
+
+def test_predicting_keeps_the_mode_and_does_not_depend_on_the_batch(model):
+    model.train()
+    x = torch.rand(50, 1, 8, 8)
+    torch.testing.assert_close(predict(model, x, batch=7), predict(model, x))
+    assert model.training
+    assert model.norm1.num_batches_tracked == 0
+
+
+def test_a_target_is_copied_for_the_attacker(model):
+    target = Target(model, "white-box")
+    copied = target.copy()
+    with torch.no_grad():
+        copied.conv1.weight.zero_()
+    assert model.conv1.weight.any()
+
+
+def test_undeclared_data_and_stages_are_refused(task, parts, owner, attacker_for, model):
+    from attacks.magnitude_prune import MagnitudePrune
+    from bench.stream import Stream
+    from bench.trainer import AttackerTrainer, OwnerTrainer
+
+    trainer = attacker_for(MagnitudePrune())
+    with pytest.raises(AccessError, match="inputs with declared data 'none'"):
+        _ = trainer.inputs
+    with pytest.raises(AccessError, match="labels with declared data 'none'"):
+        _ = trainer.labelled
+    strict = OwnerTrainer(task, parts.train, parts.heldout, Stream.root(0), stages={})
+    with pytest.raises(AccessError, match=r"clean-model.*not declared"):
+        strict.clean()
+    lazy = AttackerTrainer(
+        task, parts.attacker.x, parts.attacker.take(100), Stream.root(0), target=Target(model, "black-box")
+    )
+    assert lazy.stage(TargetAnswers()).values == {"queries": 300}
+    assert (lazy.inputs_used, lazy.labels_used) == (300, 0)
+    first = owner.stage(CleanModel()).models["model"]
+    assert owner.stage(CleanModel()).models["model"] is first
+    assert owner.clean() is not first
