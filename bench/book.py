@@ -13,14 +13,10 @@ _ATTACKS = ("attack", "forge")
 
 
 class Book:
-    """The latest journal entry of each job, read along the DAG.
-
-    Args:
-        plan: the jobs and cells.
-        entries: job id to its latest journal entry.
-    """
+    """The latest journal entry of each job, read along the DAG."""
 
     def __init__(self, plan: Plan, entries: Mapping[str, Mapping[str, Any]]) -> None:
+        """Look at a plan (jobs and cells) and at the latest journal entry of each job, by its id."""
         self.plan = plan
         self.entries = entries
         self._order = {job: position for position, job in enumerate(plan.jobs)}

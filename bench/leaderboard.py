@@ -38,7 +38,10 @@ def boards(records: pa.Table) -> Boards:
     meta = recorded.metadata(records)
     labels = recorded.labels(records)
     if records.num_rows == 0:
-        return Boards(_typed(pd.DataFrame(), schema.LEADERBOARD, records), _typed(pd.DataFrame(), schema.MATRIX, records))
+        return Boards(
+            _typed(pd.DataFrame(), schema.LEADERBOARD, records),
+            _typed(pd.DataFrame(), schema.MATRIX, records),
+        )
     lines = runs(records, float(meta["alpha"]), float(meta["accuracy_budget"]))
     table = order(cells(lines, labels))
     ranked = _ranked(_leaderboard(lines, table, labels))
@@ -62,7 +65,15 @@ def _leaderboard(lines: pd.DataFrame, table: pd.DataFrame, labels: dict[str, dic
     board["defense_label"] = labelled(board, "defense", labels)
     board = board.assign(**_accuracy(lines), **_own(lines), **_removals(table), **_others(table))
     board = board.assign(**_cost(lines, board), **_coverage(lines), **_environment(lines))
-    counted = ("survived", "survived_any", "attacks", "forgeries", "forgeries_withstood", "false_claims", "controls")
+    counted = (
+        "survived",
+        "survived_any",
+        "attacks",
+        "forgeries",
+        "forgeries_withstood",
+        "false_claims",
+        "controls",
+    )
     for name in (*counted, "insider_survived", "insider_attacks", "claims", "seeds"):
         board[name] = board[name].fillna(0).astype("int64")
     board["verdict"] = _verdict(board)
@@ -70,7 +81,7 @@ def _leaderboard(lines: pd.DataFrame, table: pd.DataFrame, labels: dict[str, dic
 
 
 def _accuracy(lines: pd.DataFrame) -> dict[str, pd.Series]:
-    """Paired by seed; any row of a defense knows its accuracies, but those of controls are the clean model's."""
+    """Paired by seed; any row of a defense knows its accuracies, except that controls are of the clean model."""
     known = lines[(lines["attack_kind"] != "control") & lines["accuracy_protected"].notna()]
     pairs = known.groupby(["group", "seed"])[["accuracy_clean", "accuracy_protected"]].max()
     cost = points(pairs["accuracy_clean"] - pairs["accuracy_protected"]).groupby("group")
@@ -195,13 +206,30 @@ def _verdict(board: pd.DataFrame) -> np.ndarray:
 
 
 def _ranked(board: pd.DataFrame) -> pd.DataFrame:
-    """Best first: those that claim, by share survived, by price (a bound beats a number), by accuracy cost."""
-    ranks = {"claim": 0, "no claim": 1, "cannot claim at alpha": 2, "unjudged": 3, "failed": 4, "not applicable": 5}
+    """Best first: those that claim, by share survived, price (a bound beats a number), accuracy cost."""
+    ranks = {
+        "claim": 0,
+        "no claim": 1,
+        "cannot claim at alpha": 2,
+        "unjudged": 3,
+        "failed": 4,
+        "not applicable": 5,
+    }
     keyed = board.assign(
         _rank=board["verdict"].map(ranks).fillna(9),
         _survived=-(board["survived"] / board["attacks"].where(board["attacks"] > 0)).fillna(0.0),
         _price=-board["price"].fillna(np.inf).where(board["price_attack"].notna(), -np.inf),
         _bound=~board["price_censored"].eq(True),
     )
-    by = ["task", "model", "_rank", "_survived", "_bound", "_price", "accuracy_cost", "defense", "defense_params"]
+    by = [
+        "task",
+        "model",
+        "_rank",
+        "_survived",
+        "_bound",
+        "_price",
+        "accuracy_cost",
+        "defense",
+        "defense_params",
+    ]
     return keyed.sort_values(by, ignore_index=True)[board.columns]

@@ -17,7 +17,7 @@ Labels = Mapping[str, Mapping[str, str]]
 
 
 def cells(lines: pd.DataFrame, labels: Labels) -> pd.DataFrame:
-    """One line per cell with all columns of the matrix, and `group`, `headline` and `priced` for leaderboards.
+    """One line per cell with the columns of the matrix, and `group`, `headline`, `priced` for leaderboards.
 
     Args:
         lines: of `bench.prices.runs`.
@@ -109,7 +109,10 @@ def _measures(lines: pd.DataFrame) -> dict[str, pd.Series]:
     return {
         **{name: grouped[name].mean() for name in means},
         **{name: grouped[name].median() for name in medians},
-        **{name: grouped[name].max() for name in ("queries", "data_inputs", "data_labels", "log10_p_strongest")},
+        **{
+            name: grouped[name].max()
+            for name in ("queries", "data_inputs", "data_labels", "log10_p_strongest")
+        },
         "least_loss": grouped["loss"].mean(),
         "log10_p_min": grouped["log10_p_min"].min(),
     }
@@ -141,7 +144,7 @@ def _verdict(table: pd.DataFrame) -> np.ndarray:
 
 
 def order(table: pd.DataFrame) -> pd.DataFrame:
-    """The lines in an order that depends on their content alone: defenses together, attacks by what they do."""
+    """The lines in an order that depends on their content alone: by defense, attacks by what they do."""
     kinds = {"none": 0, "removal": 1, "ambiguity": 2, "control": 3}
     classes = {"in-place": 0, "reparametrisation": 1, "extraction": 2}
     keyed = table.assign(

@@ -67,7 +67,9 @@ def _text_of(maps: pa.ChunkedArray) -> pa.ChunkedArray:
     for chunk in maps.chunks:
         pairs = pc.binary_join_element_wise(chunk.keys, chunk.items, " ", null_handling="replace")
         listed = pa.ListArray.from_arrays(chunk.offsets, pairs)
-        chunks.append(pc.if_else(chunk.is_valid(), pc.binary_join(listed, ", "), pa.scalar(None, pa.string())))
+        chunks.append(
+            pc.if_else(chunk.is_valid(), pc.binary_join(listed, ", "), pa.scalar(None, pa.string()))
+        )
     return pa.chunked_array(chunks, pa.string())
 
 
@@ -117,7 +119,7 @@ def _with_base(lines: pd.DataFrame, log10_alpha: float) -> pd.DataFrame:
 
 
 def _with_ceiling(lines: pd.DataFrame) -> pd.DataFrame:
-    """Adds `ceiling` and the seconds of the attack that sets it: the least loss without touching the model."""
+    """Adds `ceiling`, the least loss without touching the model, and the seconds of the attack that sets it."""
     removal = lines["attack_kind"] == "removal"
     lines["headline"] = removal & (lines["knowledge"] != "insider")
     lines["yardstick"] = lines["headline"] & (lines["attack_access"] == "none")

@@ -53,7 +53,17 @@ def decoy_rows(cell: Cell, book: Book) -> Row | None:
 
 def _cell_columns(cell: Cell, book: Book) -> Row:
     copied = (
-        *("task", "dataset", "model", "seed", "defense", "attack", "attack_kind", "attack_class", "knowledge"),
+        *(
+            "task",
+            "dataset",
+            "model",
+            "seed",
+            "defense",
+            "attack",
+            "attack_kind",
+            "attack_class",
+            "knowledge",
+        ),
         *("judged_key", "strength_unit", "capacity_log10_p", "defense_family", "defense_access"),
         *("attack_family", "attack_access"),
     )
@@ -120,8 +130,8 @@ def _malformed_row(cell: Cell, book: Book, wrong: str) -> Row:
 
 
 def _measured(cell: Cell, book: Book, role: str) -> float | None:
-    accuracy = book.result(cell.jobs.get(role)).get("accuracy") or [None]
-    return accuracy[0]
+    accuracy: list[float] = book.result(cell.jobs.get(role)).get("accuracy") or []
+    return accuracy[0] if accuracy else None
 
 
 def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
@@ -144,12 +154,16 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
         return [], f"expected one of each per surrogate, got {counts}"
     # Stages that the attack rests on are part of its cost; a forgery's own time is that of its whole job.
     started = _stage_seconds(attack, book, whole=forged)
-    rows = [_surrogate(*one, started, book) for one in zip(strengths, seconds, accuracy, evidence, strict=True)]
+    rows = [
+        _surrogate(*one, started, book) for one in zip(strengths, seconds, accuracy, evidence, strict=True)
+    ]
     for row, reference in zip(rows, lists.get("reference accuracies", []), strict=False):
         row["accuracy_reference"] = reference
     if forged:
         for row in rows:
-            row["figures"] = _figures({f"forge.{k}": v for k, v in found.get("figures", {}).items()}, row["figures"])
+            row["figures"] = _figures(
+                {f"forge.{k}": v for k, v in found.get("figures", {}).items()}, row["figures"]
+            )
     return rows, None
 
 
@@ -159,7 +173,12 @@ def _stage_seconds(attack: str | None, book: Book, *, whole: bool) -> float:
 
 
 def _surrogate(
-    strength: float | None, seconds: float, accuracy: float, evidence: Mapping[str, Any], started: float, book: Book
+    strength: float | None,
+    seconds: float,
+    accuracy: float,
+    evidence: Mapping[str, Any],
+    started: float,
+    book: Book,
 ) -> Row:
     log10_p, reason = evidence["log10_p"], evidence.get("reason")
     return {
@@ -202,7 +221,7 @@ def _claims(log10_p: float, book: Book) -> bool:
     return log10_p <= math.log10(book.plan.alpha)
 
 
-def _figures(*parts: Any) -> list[tuple[str, float]]:
+def _figures(*parts: Mapping[str, float] | list[tuple[str, float]]) -> list[tuple[str, float]]:
     merged: dict[str, float] = {}
     for part in parts:
         merged.update(part)

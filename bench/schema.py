@@ -76,7 +76,7 @@ DECOYS = pa.schema(
     ]
 )
 
-# Prices, costs and ceilings are points of accuracy; accuracies are fractions. A censored price is a lower bound.
+# Prices, costs and ceilings are points of accuracy; accuracies are fractions. A censored price is a bound.
 LEADERBOARD = pa.schema(
     [
         ("task", _TEXT),

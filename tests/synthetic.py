@@ -24,7 +24,9 @@ class Suite:
         task: name of the task of all cells.
     """
 
-    def __init__(self, alpha: float = 1e-6, budget: float = 5.0, task: str = "toy", name: str = "made-up") -> None:
+    def __init__(
+        self, alpha: float = 1e-6, budget: float = 5.0, task: str = "toy", name: str = "made-up"
+    ) -> None:
         self.alpha, self.budget, self.task, self.name = alpha, budget, task, name
         self.jobs: dict[str, Job] = {}
         self.entries: dict[str, dict[str, Any]] = {}
@@ -53,7 +55,9 @@ class Suite:
         """The records so far."""
         return records.build(self.plan, self.entries)[0]
 
-    def job(self, kind: Any, label: str, result: Any = None, inputs: tuple[str, ...] = (), seconds: float = 1.0) -> str:
+    def job(
+        self, kind: Any, label: str, result: Any = None, inputs: tuple[str, ...] = (), seconds: float = 1.0
+    ) -> str:
         """The id of the job with this label, made with a good entry when first asked for."""
         known = {job.label: job.id for job in self.jobs.values()}
         if label in known:
@@ -64,8 +68,19 @@ class Suite:
         self.jobs[name] = Job(name, kind, side, label, {}, parents, f"source of {kind}")
         self.entries[name] = {
             **{"v": 1, "job_id": name, "kind": kind, "label": label, "status": "ok", "result": result or {}},
-            **{"error_type": None, "error": None, "traceback": None, "seconds": seconds, "peak_memory_mb": 100.0},
-            **{"device": "cpu", "threads": 1, "versions": dict(VERSIONS), "source_digest": f"source of {kind}"},
+            **{
+                "error_type": None,
+                "error": None,
+                "traceback": None,
+                "seconds": seconds,
+                "peak_memory_mb": 100.0,
+            },
+            **{
+                "device": "cpu",
+                "threads": 1,
+                "versions": dict(VERSIONS),
+                "source_digest": f"source of {kind}",
+            },
             **{"run_id": "run1", "created_at": f"2030-01-01T00:00:{len(self.jobs) % 60:02d}+00:00"},
         }
         return name
@@ -148,7 +163,9 @@ class Suite:
         count = len(accuracies)
         found: dict[str, Any] = {"inputs_used": 300, "labels_used": 100, "queries": 0}
         if kind == "ambiguity":
-            attack = self.job("forge", f"forge {name}", {**found, "figures": {"tries": 2.0}}, (protect,), seconds)
+            attack = self.job(
+                "forge", f"forge {name}", {**found, "figures": {"tries": 2.0}}, (protect,), seconds
+            )
         else:
             steps = [seconds * (i + 1) / count for i in range(count)]
             found |= {"strengths": [i + 1.0 for i in range(count)], "seconds": steps}
@@ -170,9 +187,17 @@ class Suite:
         return self.cell(defense, "anew", "removal", accuracy=accuracy, **given)
 
 
-def evidence_of(log10_p: float, reason: str | None = None, figures: dict[str, float] | None = None) -> dict[str, Any]:
+def evidence_of(
+    log10_p: float, reason: str | None = None, figures: dict[str, float] | None = None
+) -> dict[str, Any]:
     """Evidence as a judging job reports it."""
-    value = {"statistic": -log10_p, "log10_p": log10_p, "figures": figures or {}, "reason": reason, "seconds": 0.5}
+    value = {
+        "statistic": -log10_p,
+        "log10_p": log10_p,
+        "figures": figures or {},
+        "reason": reason,
+        "seconds": 0.5,
+    }
     return value
 
 
