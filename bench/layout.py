@@ -1,0 +1,107 @@
+"""Tables as text that fits a width, and as Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+_LEAST = 10
+
+
+@dataclass
+class Grid:
+    """A table of texts.
+
+    Attributes:
+        headers: of the columns; a line break starts a second line.
+        rows: one text per column, or a single text that heads the rows below it.
+        labels: places of columns with labels, which stand left and may be shortened; others stand right.
+    """
+
+    headers: list[str]
+    rows: list[list[str] | str] = field(default_factory=list)
+    labels: tuple[int, ...] = (0,)
+
+
+def shorten(labels: Sequence[str], width: int) -> list[str]:
+    """Labels of at most `width` characters; different labels stay different.
+
+    A label `name[parameter=value]` first loses the names of its parameters, then its middle.
+    """
+    given: dict[str, str] = {}
+    for label in labels:
+        if label in given:
+            continue
+        short, number = _shortened(label, width), 2
+        taken = set(given.values())
+        while short in taken:
+            short, number = f"{_cut(label, width - len(str(number)) - 1)}~{number}", number + 1
+        given[label] = short
+    return [given[label] for label in labels]
+
+
+def _shortened(label: str, width: int) -> str:
+    if len(label) <= width:
+        return label
+    return _cut(re.sub(r"(?<=[\[,])[^\[\],=]+=", "", label), width)
+
+
+def _cut(label: str, width: int) -> str:
+    if len(label) <= width:
+        return label
+    tail = (width - 1) // 2
+    return f"{label[: width - 1 - tail]}…{label[len(label) - tail :]}"
+
+
+def to_text(grid: Grid, width: int) -> str:
+    """The grid as lines of at most `width` characters.
+
+    Label columns are narrowed where needed, the widest first; if that is not enough the width is exceeded.
+    """
+    cells = [row for row in grid.rows if not isinstance(row, str)]
+    heads = [header.split("\n") for header in grid.headers]
+    widths = [
+        max([*map(len, heads[place]), *(len(row[place]) for row in cells)]) for place in range(len(heads))
+    ]
+    gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= width else 1
+    spare = width - gap * (len(widths) - 1) - sum(widths)
+    while spare < 0 and (wide := [place for place in grid.labels if widths[place] > _LEAST]):
+        widths[max(wide, key=lambda place: widths[place])] -= 1
+        spare += 1
+    columns = [[row[place] for row in cells] for place in range(len(widths))]
+    for place in grid.labels:
+        columns[place] = shorten(columns[place], widths[place])
+    height = max(map(len, heads))
+    top = [[""] * (height - len(head)) + head for head in heads]
+    for place in grid.labels:
+        top[place] = [_cut(line, widths[place]) for line in top[place]]
+    lines = [_line([head[level] for head in top], widths, grid.labels, gap) for level in range(height)]
+    lines.append("─" * (sum(widths) + gap * (len(widths) - 1)))
+    body = iter(zip(*columns, strict=True))
+    for row in grid.rows:
+        lines.append(row if isinstance(row, str) else _line(next(body), widths, grid.labels, gap))
+    return "\n".join(lines)
+
+
+def _line(texts: Sequence[str], widths: Sequence[int], left: Sequence[int], gap: int) -> str:
+    padded = [
+        text.ljust(width) if place in left else text.rjust(width)
+        for place, (text, width) in enumerate(zip(texts, widths, strict=True))
+    ]
+    return (" " * gap).join(padded).rstrip()
+
+
+def to_markdown(grid: Grid) -> str:
+    """The grid as a Markdown table; headings become rows in bold."""
+    headers = [_escaped(header.replace("\n", " ")) for header in grid.headers]
+    marks = [":--" if place in grid.labels else "--:" for place in range(len(headers))]
+    lines = [headers, marks]
+    for row in grid.rows:
+        texts = [f"**{row}**", *[""] * (len(headers) - 1)] if isinstance(row, str) else row
+        lines.append([_escaped(text) for text in texts])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    return text.strip().replace("|", "\\|").replace("*", "\\*") if "**" not in text else text
