@@ -1,0 +1,216 @@
+"""Ray itself: starting or joining it, what it has, and which part of it each slot gets."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import math
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import InputError
+
+# Products beyond this spill to disk.
+_STORE_BYTES = 2**30
+# Ray's precision of fractional resources.
+_PARTS = 10_000
+# A session below it still leaves room for the longest path that a Unix socket can have.
+_LONGEST_TEMPORARY = 20
+_RESERVE_SECONDS = 30.0
+_CONNECT_SECONDS = 10.0
+_SYSTEM = {
+    # Processes started ahead lack the environment that workers get: one per CPU, and never used.
+    "enable_worker_prestart": False,
+    "prestart_worker_first_driver": False,
+    # Out of memory, Ray would end the latest jobs, idle workers among them. The kernel ends the largest worker,
+    # before all else because Ray has set their oom_score_adj.
+    "memory_monitor_refresh_ms": 0,
+}
+
+Bundle = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What each of the two processes of a slot asks for.
+
+    Attributes:
+        bundle: index of the reserved bundle that it is taken from.
+        cpus: share of CPUs.
+        gpus: share of the bundle's GPU.
+    """
+
+    bundle: int
+    cpus: float
+    gpus: float
+
+
+def layout(
+    workers: int, threads: int, device: Literal["cpu", "cuda"], gpus: int
+) -> tuple[list[Bundle], list[Seat]]:
+    """What to reserve, and the seat of each slot.
+
+    On GPUs a bundle is one whole GPU with the slots that share it: left to itself, Ray would fill the first
+    GPU with the processes of all owners before it looks at the second.
+
+    Args:
+        workers: number of slots.
+        threads: per slot.
+        device: of all slots.
+        gpus: number to use; more than `workers` are not needed.
+    """
+    half = threads / 2
+    if device == "cpu":
+        return [{"CPU": threads} for _ in range(workers)], [Seat(i, half, 0.0) for i in range(workers)]
+    used = min(gpus, workers)
+    places = [slot * used // workers for slot in range(workers)]
+    shared = [places.count(gpu) for gpu in range(used)]
+    seats = [Seat(gpu, half, math.floor(_PARTS / (2 * shared[gpu])) / _PARTS) for gpu in places]
+    return [{"CPU": threads * count, "GPU": 1} for count in shared], seats
+
+
+class Cluster:
+    """A connection to Ray: to the one of this process, to one elsewhere, or to a new one on this machine.
+
+    Attributes:
+        ray: the module; imported here, because it takes most of a second.
+        logs: where the workers of a new one write.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        """Connect.
+
+        Args:
+            address: of a running cluster; None for a new one, unless this process already has one.
+
+        Raises:
+            InputError: nothing answers there.
+        """
+        self.logs: Path | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._group: Any = None
+        with _variables({"RAY_USAGE_STATS_ENABLED": "0"}):
+            self.ray: Any = importlib.import_module("ray")
+            # After the import, so that it runs before Ray's own: the directory can go only when its writers have.
+            atexit.register(self.close)
+            self._leave: Callable[[], None] = self.ray.shutdown
+            if self.ray.is_initialized():
+                self._leave = _nothing
+            elif address is None:
+                self._start()
+            else:
+                self._join(address)
+
+    def gpus(self) -> int:
+        """The GPUs that it has."""
+        return int(self.ray.cluster_resources().get("GPU", 0))
+
+    def reserve(self, bundles: list[Bundle]) -> None:
+        """Take resources for the slots.
+
+        Raises:
+            InputError: there are not as many.
+        """
+        there = self.ray.cluster_resources()
+        for kind in sorted({kind for bundle in bundles for kind in bundle}):
+            asked, has = sum(bundle.get(kind, 0) for bundle in bundles), there.get(kind, 0)
+            if asked > has:
+                raise InputError(f"{kind}: the workers need {asked:g}, there are {has:g}")
+        self._group = self.ray.util.placement_group(bundles)
+        if not self._group.wait(timeout_seconds=_RESERVE_SECONDS):
+            free = {kind: self.ray.available_resources().get(kind, 0) for kind in ("CPU", "GPU")}
+            asked_for = ", ".join(str(bundle) for bundle in bundles)
+            raise InputError(f"the workers ask for {asked_for}, each on one node; free are {free}")
+
+    def options(self, seat: Seat, environment: dict[str, str]) -> dict[str, Any]:
+        """How to make a process at a seat: never restarted and nothing retried, whatever it dies of."""
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        return {
+            "num_cpus": seat.cpus,
+            "num_gpus": seat.gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "runtime_env": {"env_vars": environment},
+            "scheduling_strategy": strategies.PlacementGroupSchedulingStrategy(self._group, seat.bundle),
+        }
+
+    def close(self) -> None:
+        """Give back what was reserved, and end what was started."""
+        atexit.unregister(self.close)
+        if self._group is not None and self.ray.is_initialized():
+            self.ray.util.remove_placement_group(self._group)
+        self._group = None
+        self._leave()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _start(self) -> None:
+        # A directory of its own, because products that spill to disk hold keys and Ray opens its own to all.
+        below = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_TEMPORARY else "/tmp"
+        self._temporary = tempfile.TemporaryDirectory("", "own-", below, ignore_cleanup_errors=True)
+        root = Path(self._temporary.name) / "ray"
+        self.logs = root / "session_latest" / "logs"
+        affinity = len(os.sched_getaffinity(0))
+        with _alone(self.ray):
+            self.ray.init(
+                num_cpus=affinity if affinity < (os.cpu_count() or 1) else None,
+                object_store_memory=min(_STORE_BYTES, _memory() // 8),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                _temp_dir=str(root),
+                _system_config=_SYSTEM,
+            )
+
+    def _join(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        try:
+            if port.isdecimal() and "/" not in host:
+                # Ray alone would try for minutes.
+                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+            self.ray.init(address=address, log_to_driver=False, logging_level="error")
+        except (OSError, ValueError, OverflowError) as error:
+            raise InputError(f"no Ray cluster at {address!r}: {error}") from error
+
+
+@contextmanager
+def _alone(ray: Any) -> Iterator[None]:
+    # A cluster of one machine needs no address that others reach: Ray then listens on loopback alone, which it
+    # does by itself on Windows and macOS only. It also prints each loss of a worker to stdout; the pool
+    # returns them.
+    constants, worker = ray._private.ray_constants, ray._private.worker
+    before = constants.ENABLE_RAY_CLUSTER, worker.listen_error_messages
+    constants.ENABLE_RAY_CLUSTER, worker.listen_error_messages = False, _nothing
+    try:
+        with _variables({constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+            yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER, worker.listen_error_messages = before
+
+
+@contextmanager
+def _variables(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,67 @@
+"""A runner for tests of executors: does what `job.spec` says, with neither torch nor plugins."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bench.job import Job, Outcome
+
+
+class Unpicklable:
+    """What no process can hand to another."""
+
+    def __reduce__(self) -> str:
+        raise TypeError("cannot be sent")
+
+
+def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
+    """Do `spec["do"]`; the result tells what the process is and was given."""
+    spec = job.spec
+    started = time.perf_counter()
+    result: dict[str, Any] = {
+        "pid": os.getpid(),
+        "inputs": {role: len(data) for role, data in inputs.items()},
+    }
+    result["types"] = sorted({type(data).__name__ for data in inputs.values()})
+    result["environment"] = dict(os.environ)
+    products = {channel: bytes([fill]) * size for channel, (fill, size) in spec.get("products", {}).items()}
+    match spec.get("do", "nothing"):
+        case "sleep":
+            _touch(spec)
+            time.sleep(spec["seconds"])
+        case "spin":
+            while time.perf_counter() - started < spec["seconds"]:
+                pass
+        case "join":
+            products["public"] = b"".join(inputs[role] for role in sorted(inputs))
+        case "memory":
+            held = bytearray(spec["bytes"])
+            time.sleep(spec["seconds"])
+            result["held"] = len(held)
+        case "raise":
+            raise ZeroDivisionError("a toy error")
+        case "sys.exit":
+            sys.exit("a toy exit")
+        case "os._exit":
+            os._exit(3)
+        case "crash":
+            ctypes.string_at(0)
+        case "unpicklable":
+            result["object"] = Unpicklable()
+        case "cuda error":
+            return Outcome.failure("AcceleratorError", "CUDA error: device-side assert triggered")
+    seconds = time.perf_counter() - started
+    return Outcome("ok", result, products, seconds=seconds, device=device)
+
+
+def _touch(spec: Mapping[str, Any]) -> None:
+    # Tells the test that the job runs, and where.
+    if "file" in spec:
+        with open(spec["file"] + ".new", "w") as file:
+            file.write(str(os.getpid()))
+        os.replace(spec["file"] + ".new", spec["file"])
