@@ -140,9 +140,7 @@ class _Planner:
             "protected": self._measure(self._attack(defense, nothing), nothing),
         }
         if isinstance(attack, DecoyAttack):
-            decoys = self._decoys(defense, attack)
-            jobs = {**common, "attack": decoys, "judge": decoys, "measure": common["protected"]}
-            return [("forger", jobs)]
+            return [("forger", {**common, "decoys": self._decoys(defense, attack)})]
         surrogates = self._attack(defense, attack)
         common |= {"attack": surrogates, "measure": self._measure(surrogates, attack)}
         common |= self._reference(clean, attack)

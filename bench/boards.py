@@ -1,0 +1,110 @@
+"""From run folders to printed tables and Parquet files, for the commands; no torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from bench import records as recorded
+from bench.job import Plan
+from bench.store import RunFolder
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a run.
+
+    Attributes:
+        records: a row per judged surrogate and key.
+        leaderboard: a row per defense.
+        matrix: a row per defense and attack.
+        paths: where they were written, where they were.
+    """
+
+    records: pa.Table
+    leaderboard: pa.Table
+    matrix: pa.Table
+    paths: tuple[Path, ...] = ()
+
+    def failures(self) -> list[str]:
+        """A line for each failed row: defense, attack, seed, error."""
+        names = ["defense", "defense_params", "attack", "attack_params", "attack_kind", "seed", "status"]
+        rows = self.records.select([*names, "error_type", "error"]).to_pylist()
+        labels = recorded.labels(self.records)
+        lines = []
+        for row in rows:
+            if row["status"] == "failed":
+                defense, attack = (
+                    labels[role].get(recorded.name_of(row[role], row[f"{role}_params"]), row[role])
+                    for role in ("defense", "attack")
+                )
+                kind = ", control" if row["attack_kind"] == "control" else ""
+                what = f"{defense} x {attack} (seed {row['seed']}{kind})"
+                lines.append(f"{what}: {row['error_type']}: {row['error']}")
+        return list(dict.fromkeys(lines))
+
+
+def write(folder: RunFolder, plan: Plan) -> Tables:
+    """Compact the journal into the four Parquet files of the folder."""
+    records, decoys = recorded.build(plan, folder.entries)
+    tables = _boards(records)
+    files = {
+        "records.parquet": records,
+        "decoys.parquet": decoys,
+        "leaderboard.parquet": tables.leaderboard,
+        "matrix.parquet": tables.matrix,
+    }
+    for name, table in files.items():
+        recorded.write(table, folder.path / name)
+    return Tables(records, tables.leaderboard, tables.matrix, tuple(folder.path / name for name in files))
+
+
+def text(tables: Tables, form: str) -> str:
+    """The tables as text; `form` is `table`, `markdown` or `json`."""
+    from bench import report
+
+    return str(report.render(tables.leaderboard, tables.matrix, form))
+
+
+def show(runs: Sequence[Path], form: str) -> str:
+    """The leaderboard of run folders (or of folders with a records.parquet), several merged.
+
+    Args:
+        runs: folders.
+        form: as for `text`; `parquet` writes both files into the current folder and names them.
+
+    Raises:
+        InputError: a folder without records, another schema version, or runs under different rules.
+    """
+    read = [recorded.read(run / "records.parquet") for run in runs]
+    if len(read) == 1:
+        merged = read[0]
+    else:
+        from bench.merge import merge
+
+        merged = merge(read)
+    tables = _boards(merged)
+    if form != "parquet":
+        return text(tables, form)
+    paths = {Path("leaderboard.parquet"): tables.leaderboard, Path("matrix.parquet"): tables.matrix}
+    for path, table in paths.items():
+        recorded.write(table, path)
+    return "".join(f"{path}\n" for path in paths)
+
+
+def describe(run: Path, job: str) -> str:
+    """One record of a run folder by its job id or a prefix of it."""
+    from bench import show as shown
+
+    folder = RunFolder.open_for_reading(run)
+    return shown.describe(folder.plan(), folder.entries, recorded.read(run / "records.parquet"), job)
+
+
+def _boards(records: pa.Table) -> Tables:
+    from bench.leaderboard import boards
+
+    made = boards(records)
+    return Tables(records, made.leaderboard, made.matrix)
