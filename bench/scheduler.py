@@ -99,6 +99,7 @@ class Scheduler:
     _attempts: dict[str, int] = field(default_factory=Counter)
     _alone: list[str] = field(default_factory=list)
     _alone_on: str | None = None
+    _held: set[Input] = field(default_factory=set)
     _timed_out: set[str] = field(default_factory=set)
     _rank: dict[str, float] = field(default_factory=dict)
     _guess: dict[str, float] = field(default_factory=dict)
@@ -271,7 +272,7 @@ class Scheduler:
         else:
             self.totals.failed += 1
             self._give_up(job.id)
-        self._release(job)
+        self._release(job, done=outcome.status == "ok")
         self.progress.ended(job, outcome)
 
     def _give_up(self, job_id: str) -> None:
@@ -282,17 +283,21 @@ class Scheduler:
             one = queue.pop()
             if one in self._todo:
                 self._todo.discard(one)
-                self._release(self.plan.jobs[one])
+                self._release(self.plan.jobs[one], done=False)
                 queue += self._children[one]
 
-    def _release(self, job: Job) -> None:
-        """Let go of products that nothing waits for; delete those that the suite does not keep."""
+    def _release(self, job: Job, done: bool) -> None:
+        """Let go of products that nothing waits for; delete those that are used up and not to be kept."""
         for source in job.inputs.values():
             self._waiting_for[source] -= 1
+            if not done:
+                # The next run will try this job again, and needs it then.
+                self._held.add(source)
         for source in {*job.inputs.values(), *(Input(job.id, c) for c in ("public", "secret"))}:
             if self._waiting_for.get(source, 0) <= 0:
                 self._handles.pop(source, None)
-                if not self._keeps(self.plan.jobs[source.job].kind) and self.store.succeeded(source.job):
+                keep = source in self._held or self._keeps(self.plan.jobs[source.job].kind)
+                if not keep and self.store.succeeded(source.job):
                     self.store.drop(source.job, source.channel)
 
     def _keeps(self, kind: str) -> bool:

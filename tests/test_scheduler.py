@@ -220,10 +220,18 @@ def test_what_is_kept(go, keep, left):
 def test_surrogates_live_until_all_that_judge_them_are_done(go):
     jobs = [job("a"), job("j1", "a", kind="judge"), job("j2", "a", kind="judge")]
     _, _, folder, _ = go(plan_of(*jobs), FakeExecutor(behave={"j2": ["ValueError"]}))
-    assert not folder.artifact("a", "public").exists()
+    assert folder.artifact("a", "public").exists()
     executor, notes, folder, _ = go(plan_of(*jobs))
-    assert sorted(executor.order) == ["a", "j2"]
-    assert any("label a" in note and "was not kept" in note for note in notes.notes)
+    assert executor.order == ["j2"]
+    assert not folder.artifact("a", "public").exists()
+
+
+def test_judging_again_without_the_surrogates_redoes_the_attack_and_says_so(go):
+    jobs = [job("a"), job("j1", "a", kind="judge")]
+    go(plan_of(*jobs))
+    executor, notes, folder, _ = go(plan_of(*jobs, job("edited", "a", kind="judge")))
+    assert executor.order == ["a", "edited"]
+    assert notes.notes == ["label a: its product was not kept and is needed; redone"]
 
 
 def test_a_corrupted_product_is_detected_and_redone(go):

@@ -72,7 +72,7 @@ def test_a_task_can_name_its_model_and_change_its_recipe(read):
         ('dataset = "digits"', 'dataset = "digits"\nmodel = "lenet5"', ["key 'model'", "16x16", "8x8"]),
         ('dataset = "digits"', 'dataset = "digits"\nepoch = 3', ["unknown key 'epoch'", "recipe"]),
         ('dataset = "digits"', 'dataset = "digits"\nrecipe = { epoch = 3 }', ["recipe", "Did you mean 'epochs'?"]),
-        ("[[attacks]]", "[[atacks]]", ["unknown key 'atacks'", "Did you mean 'attacks'?"]),
+        ("[[attacks]]", "[[atacks]]", ["unknown key 'atacks'", "Did you mean 'attacks'"]),
         ('name = "example"', "", ["missing key 'name'"]),
         ('name = "example"', "name = ", ["expected TOML"]),
     ],
