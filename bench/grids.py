@@ -45,7 +45,7 @@ def board_grid(board: list[Row]) -> Grid:
         board: rows of the leaderboard of one task and model.
     """
     classes = [column for column in _CLASSES if any(row[f"{column}_censored"] is not None for row in board)]
-    prices = [("price\n" if place == 0 else "") + _CLASSES[column] for place, column in enumerate(classes)]
+    prices = [f"price\n{_CLASSES[column]}" for column in classes]
     headers = ["defense", "box", "claim", "cost", "kept", *prices, "cheapest removal", "forged", "false"]
     grid = Grid(headers, labels=(0, 1, 5 + len(classes)))
     for row in board:
@@ -114,7 +114,7 @@ def cell_text(row: Row) -> str:
     if row["verdict"] in _WORDS:
         return _WORDS[row["verdict"]] + some
     if row["verdict"] == "ceiling":
-        return number(row["ceiling"]) + some
+        return number(row["least_loss"]) + some
     mark = "" if row["survived"] else "*"
     return price(row["price"], row["price_censored"]) + mark + some
 
@@ -139,7 +139,7 @@ def _headline(row: Row, attack_class: str) -> bool:
 
 
 def _insider(row: Row) -> bool:
-    return row["attack_kind"] == "removal" and row["knowledge"] == "insider"
+    return bool(row["attack_kind"] == "removal" and row["knowledge"] == "insider")
 
 
 def _attack(row: Row) -> tuple[str, str]:

@@ -218,3 +218,19 @@ def hash_of(text: str) -> int:
 def replaced(suite: Suite, cell: Cell, **changes: Any) -> None:
     """Change a cell that has been added."""
     suite.cells[suite.cells.index(cell)] = dataclasses.replace(cell, **changes)
+
+
+def spelled(columns: pa.Schema) -> list[str]:
+    """Each column as `name type`."""
+
+    def name(kind: pa.DataType) -> str:
+        if pa.types.is_map(kind):
+            return f"map<{kind.key_type},{kind.item_type}>"
+        return f"list<{kind.value_type}>" if pa.types.is_list(kind) else str(kind).replace(", ", ",")
+
+    return [f"{field.name} {name(field.type)}" for field in columns]
+
+
+def listed(text: str) -> list[str]:
+    """The columns of a text that separates them by commas."""
+    return [column.strip() for column in text.replace("\n", " ").split(", ")]
