@@ -154,7 +154,11 @@ def _warnings(budget: float, board: list[Row], cells: list[Row]) -> list[str]:
 
 
 def _wrapped(notes: list[str]) -> list[str]:
-    return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+    return [
+        line
+        for note in notes
+        for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    ]
 
 
 def _listed(notes: list[str]) -> list[str]:

@@ -72,6 +72,15 @@ def test_where_the_task_changes_each_surrogate_has_its_own_reference() -> None:
     assert {row["accuracy_protected"] for row in rows(suite)} == {0.97}
 
 
+def test_where_the_task_changes_and_the_reference_failed_there_is_none() -> None:
+    suite = Suite()
+    cell = suite.cell(reference=[0.85], accuracy=0.8)
+    suite.fail(cell.jobs["reference"])
+    (row,) = rows(suite)
+    assert (row["accuracy_reference"], row["accuracy_protected"]) == (None, 0.97)
+    assert row["error"].startswith("measure reference wear mark 0 toy: ")
+
+
 def test_control_rows_compare_with_the_clean_model() -> None:
     suite = Suite()
     suite.base()

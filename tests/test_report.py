@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -183,6 +185,13 @@ def test_a_wide_table_fits_100_columns(length: int) -> None:
     assert ("(continued)" in text) == (length > 0)
 
 
+def test_columns_of_different_defenses_have_different_heads() -> None:
+    text = table(wide(9, 8))
+    below = text[text.index("Price of") :].splitlines()
+    heads = [word for one in below if one.startswith("attack") for word in one.split()[1:]]
+    assert len(heads) == len(set(heads)) == 9
+
+
 def test_tasks_have_tables_of_their_own() -> None:
     one, two = example(), example(task="other")
     one.jobs |= two.jobs
@@ -219,6 +228,15 @@ def test_parquet_is_the_leaderboards_file() -> None:
     assert pq.read_table(io.BytesIO(render(*made, "parquet"))).equals(made.leaderboard)
 
 
+def test_what_only_reads_starts_without_the_slow_libraries() -> None:
+    code = "import sys, bench.report, bench.records, bench.show; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "pyarrow" in loaded
+    assert not {"torch", "pandas", "scipy", "ray"} & set(loaded)
+
+
 def test_an_unknown_format_and_no_records() -> None:
     with pytest.raises(InputError, match=r"unknown format 'tabel'.*'table'"):
         render(*boards(example().records), "tabel")
@@ -240,6 +258,7 @@ def test_labels_lose_first_what_tells_least() -> None:
     assert shorten(["wear[kind=deep,rate=3]"], 30) == ["wear[kind=deep,rate=3]"]
     assert shorten(["wear[kind=deep,rate=3]"], 15) == ["wear[deep,3]"]
     assert shorten(["wear[kind=deep,rate=3]"], 9) == ["wear…p,3]"]
+    assert shorten(["wear[deeply=true,again=false,rate=3]"], 30) == ["wear[deeply,no again,3]"]
 
 
 def test_layout_of_a_small_grid() -> None:
