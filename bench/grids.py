@@ -35,7 +35,8 @@ _WORDS = {
     "withstood": "withstood",
     "no claim": "no claim",
 }
-_LABEL, _HEADER = 34, 16
+# Characters kept for the labels of attacks where there are many defenses, and at most for a defense.
+_LABEL, _HEADER = 32, 16
 
 
 def board_grid(board: list[Row]) -> Grid:
@@ -45,7 +46,7 @@ def board_grid(board: list[Row]) -> Grid:
         board: rows of the leaderboard of one task and model.
     """
     classes = [column for column in _CLASSES if any(row[f"{column}_censored"] is not None for row in board)]
-    prices = [("price\n" if place == 0 else "") + _CLASSES[column] for place, column in enumerate(classes)]
+    prices = [f"price\n{_CLASSES[column]}" for column in classes]
     headers = ["defense", "box", "claim", "cost", "kept", *prices, "cheapest removal", "forged", "false"]
     grid = Grid(headers, labels=(0, 1, 5 + len(classes)))
     for row in board:
@@ -73,37 +74,26 @@ def matrix_grids(board: list[Row], cells: list[Row], width: int | None) -> list[
         cells: rows of the matrix of the same task and model.
         width: where given, columns are dealt to as many grids as are needed to fit it.
     """
-    defenses = {
-        (row["defense"], row["defense_params"]): row["defense_label"] for row in board if not row["reference"]
-    }
+    defenses = {_defense(row): row["defense_label"] for row in board if not row["reference"]}
     sections = [
         (title, [row for row in cells if is_in(row) and not row["reference"]]) for title, is_in in _SECTIONS
     ]
     shown = [(title, rows) for title, rows in sections if rows]
     if not shown:
         return []
-    texts = {
-        (_attack(row), (row["defense"], row["defense_params"])): cell_text(row)
-        for _, rows in shown
-        for row in rows
-    }
-    columns = {key: _header(label, None if width is None else _HEADER) for key, label in defenses.items()}
-    wide = {
-        key: max(
-            [len(part) for part in columns[key].split("\n")]
-            + [len(t) for (_, d), t in texts.items() if d == key]
-        )
-        for key in columns
-    }
+    keyed = {(_attack(row), _defense(row)): cell_text(row) for _, rows in shown for row in rows}
+    headers = _headers(list(defenses.values()), None if width is None else _HEADER)
+    columns = dict(zip(defenses, headers, strict=True))
+    wide = {key: max(map(len, columns[key].split("\n"))) for key in columns}
+    for (_, key), text in keyed.items():
+        wide[key] = max(wide[key], len(text))
     grids = []
     for block in _blocks(wide, None if width is None else width - _LABEL - 2):
         grid = Grid(["attack", *(columns[key] for key in block)])
-        attacks = {_attack(row): row["attack_label"] for _, rows in shown for row in rows}
-        names = dict(zip(attacks, _names(list(attacks.values()), width), strict=True))
         for title, rows in shown:
             grid.rows.append(title)
-            for attack in dict.fromkeys(_attack(row) for row in rows):
-                grid.rows.append(["  " + names[attack], *(texts.get((attack, key), "") for key in block)])
+            for attack, label in {_attack(row): row["attack_label"] for row in rows}.items():
+                grid.rows.append([f"  {label}", *(keyed.get((attack, key), "") for key in block)])
         grids.append(grid)
     return grids
 
@@ -114,7 +104,7 @@ def cell_text(row: Row) -> str:
     if row["verdict"] in _WORDS:
         return _WORDS[row["verdict"]] + some
     if row["verdict"] == "ceiling":
-        return number(row["ceiling"]) + some
+        return number(row["least_loss"]) + some
     mark = "" if row["survived"] else "*"
     return price(row["price"], row["price_censored"]) + mark + some
 
@@ -139,11 +129,15 @@ def _headline(row: Row, attack_class: str) -> bool:
 
 
 def _insider(row: Row) -> bool:
-    return row["attack_kind"] == "removal" and row["knowledge"] == "insider"
+    return bool(row["attack_kind"] == "removal" and row["knowledge"] == "insider")
 
 
 def _attack(row: Row) -> tuple[str, str]:
     return row["attack"], row["attack_params"]
+
+
+def _defense(row: Row) -> tuple[str, str]:
+    return row["defense"], row["defense_params"]
 
 
 def _cost(row: Row) -> str:
@@ -176,14 +170,13 @@ def _cheapest(row: Row) -> str:
     return "none" if row["price_censored"] else row["price_attack"]
 
 
-def _header(label: str, width: int | None) -> str:
-    name, bracket, params = label.partition("[")
-    parts = [name, bracket + params] if bracket else [name]
-    return "\n".join(part if width is None else shorten([part], width)[0] for part in parts)
-
-
-def _names(labels: list[str], width: int | None) -> list[str]:
-    return labels if width is None else shorten(labels, _LABEL - 2)
+def _headers(labels: list[str], width: int | None) -> list[str]:
+    """Each label on two lines, the parameters below the name; different labels stay different."""
+    split = [label.partition("[") for label in labels]
+    names, params = [name for name, _, _ in split], [bracket + rest for _, bracket, rest in split]
+    if width is not None:
+        names, params = shorten(names, width), shorten(params, width)
+    return [f"{name}\n{inside}" if inside else name for name, inside in zip(names, params, strict=True)]
 
 
 def _blocks(wide: Mapping[Any, int], width: int | None) -> list[list[Any]]:

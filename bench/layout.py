@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_LEAST = 10
+# Labels are not cut below the one; columns stand two apart if labels then keep the other.
+_LEAST, _FAIR = 10, 24
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Grid:
 def shorten(labels: Sequence[str], width: int) -> list[str]:
     """Labels of at most `width` characters; different labels stay different.
 
-    A label `name[parameter=value]` first loses the names of its parameters, then its middle.
+    A label `name[parameter=value]` first loses what its parameters can do without, then its middle.
     """
     given: dict[str, str] = {}
     for label in labels:
@@ -44,7 +45,9 @@ def shorten(labels: Sequence[str], width: int) -> list[str]:
 def _shortened(label: str, width: int) -> str:
     if len(label) <= width:
         return label
-    return _cut(re.sub(r"(?<=[\[,])[^\[\],=]+=", "", label), width)
+    # A flag is known by its name, any other parameter by its value.
+    flags = re.sub(r"([\[,])([^\[\],=]+)=false(?=[,\]])", r"\1no \2", label.replace("=true", ""))
+    return _cut(re.sub(r"(?<=[\[,])[^\[\],=]+=", "", flags), width)
 
 
 def _cut(label: str, width: int) -> str:
@@ -64,7 +67,8 @@ def to_text(grid: Grid, width: int) -> str:
     widths = [
         max([*map(len, heads[place]), *(len(row[place]) for row in cells)]) for place in range(len(heads))
     ]
-    gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= width else 1
+    needed = sum(min(size, _FAIR) if place in grid.labels else size for place, size in enumerate(widths))
+    gap = 2 if needed + 2 * (len(widths) - 1) <= width else 1
     spare = width - gap * (len(widths) - 1) - sum(widths)
     while spare < 0 and (wide := [place for place in grid.labels if widths[place] > _LEAST]):
         widths[max(wide, key=lambda place: widths[place])] -= 1

@@ -81,7 +81,7 @@ def _leaderboard(lines: pd.DataFrame, table: pd.DataFrame, labels: dict[str, dic
 
 
 def _accuracy(lines: pd.DataFrame) -> dict[str, pd.Series]:
-    """Paired by seed; any row of a defense knows its accuracies, except that controls are of the clean model."""
+    """Paired by seed; any row of a defense knows its accuracies, but controls are of the clean model."""
     known = lines[(lines["attack_kind"] != "control") & lines["accuracy_protected"].notna()]
     pairs = known.groupby(["group", "seed"])[["accuracy_clean", "accuracy_protected"]].max()
     cost = points(pairs["accuracy_clean"] - pairs["accuracy_protected"]).groupby("group")

@@ -119,7 +119,7 @@ def _with_base(lines: pd.DataFrame, log10_alpha: float) -> pd.DataFrame:
 
 
 def _with_ceiling(lines: pd.DataFrame) -> pd.DataFrame:
-    """Adds `ceiling`, the least loss without touching the model, and the seconds of the attack that sets it."""
+    """Adds `ceiling`, the least loss without touching the model, and the seconds of its attack."""
     removal = lines["attack_kind"] == "removal"
     lines["headline"] = removal & (lines["knowledge"] != "insider")
     lines["yardstick"] = lines["headline"] & (lines["attack_access"] == "none")

@@ -52,7 +52,7 @@ def render(leaderboard: pa.Table, matrix: pa.Table, form: str = "table") -> str 
         parts.append(_markdown(here, there) if form == "markdown" else _table(here, there))
     if not parts:
         return "No records yet.\n"
-    notes = [*_legend(meta, board, cells), *_warnings(board, cells)]
+    notes = [*_legend(meta, board, cells), *_warnings(float(meta["accuracy_budget"]), board, cells)]
     return "\n".join([*parts, *(_listed(notes) if form == "markdown" else _wrapped(notes))]) + "\n"
 
 
@@ -86,8 +86,9 @@ def _legend(meta: Mapping[str, str], board: list[Row], cells: list[Row]) -> list
     seeds = max(row["seeds"] for row in board)
     claim = (
         "claim: log10 of the chance that a random key fits as well; it holds at or below "
-        f"{math.log10(alpha):g} (alpha {alpha:g}). box: white = the check reads weights, black = only answers. "
-        f"cost: points of accuracy that protecting takes{' (± 95 %)' if seeds >= 3 else ''}."
+        f"{math.log10(alpha):g} (alpha {alpha:g}). box: white = the check reads weights, "
+        "black = only answers. cost: points of accuracy that protecting takes"
+        f"{' (± 95 %)' if seeds >= 3 else ''}."
     )
     price = (
         "price: points of accuracy that an attacker gives up for a copy that fails the check"
@@ -127,15 +128,21 @@ def _words(cells: list[Row]) -> list[str]:
     return ["; ".join(found) + "."] if found else []
 
 
-def _warnings(board: list[Row], cells: list[Row]) -> list[str]:
+def _warnings(budget: float, board: list[Row], cells: list[Row]) -> list[str]:
     notes = []
-    failed = sum(row["cells_failed"] for row in board)
-    if failed:
-        total = failed + sum(row["cells_ok"] + row["cells_not_applicable"] for row in board)
-        first = next(row for row in cells if row["seeds_failed"])
-        message = " ".join(str(first["error"]).split())
-        where = f"{first['defense_label']} x {first['attack_label']}"
-        notes.append(f"FAILED: {failed} of {total} cells. The first: {where}: {message[:200]}")
+    total = sum(row["cells_ok"] + row["cells_failed"] + row["cells_not_applicable"] for row in board)
+    for state, word in (("failed", "FAILED"), ("not_applicable", "not applicable")):
+        count = sum(row[f"cells_{state}"] for row in board)
+        if count:
+            first = next(row for row in cells if row[f"seeds_{state}"])
+            message = " ".join(str(first["error"]).split())
+            where = f"{first['defense_label']} x {first['attack_label']}"
+            notes.append(f"{word}: {count} of {total} cells. The first: {where}: {message[:200]}")
+    if any(row["ceiling"] is not None and row["ceiling"] <= budget for row in board):
+        notes.append(
+            "CAUTION: the ceiling is within the budget; where own labels train as good a model, nothing "
+            "here can count as removed."
+        )
     mixed = [name for name in ("devices", "versions") if any(row[f"mixed_{name}"] for row in board)]
     if mixed:
         devices = ", ".join(sorted({name for row in board for name in row["devices"] or []}))
@@ -147,7 +154,11 @@ def _warnings(board: list[Row], cells: list[Row]) -> list[str]:
 
 
 def _wrapped(notes: list[str]) -> list[str]:
-    return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+    return [
+        line
+        for note in notes
+        for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    ]
 
 
 def _listed(notes: list[str]) -> list[str]:
