@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import nn
 
+from bench.defense import Defense
 from bench.key import Key
 from bench.plugin import Access, Plugin
 from bench.suspect import Target
@@ -41,6 +42,11 @@ class Attack(Plugin):
     def data_used(self) -> Data:
         """The most that it uses of the attacker's data with these parameters."""
         return self.data
+
+    def against(self, scheme: Defense) -> str | None:
+        """Why it cannot be tried on this scheme (another kind of key, say), or None where it can."""
+        del scheme
+        return None
 
 
 @dataclass(frozen=True)

@@ -79,14 +79,7 @@ def show(runs: Sequence[Path], form: str) -> str:
     Raises:
         InputError: a folder without records, another schema version, or runs under different rules.
     """
-    read = [recorded.read(run / "records.parquet") for run in runs]
-    if len(read) == 1:
-        merged = read[0]
-    else:
-        from bench.merge import merge
-
-        merged = merge(read)
-    tables = _boards(merged)
+    tables = _single(runs[0]) if len(runs) == 1 else _merged(runs)
     if form != "parquet":
         return text(tables, form)
     paths = {Path("leaderboard.parquet"): tables.leaderboard, Path("matrix.parquet"): tables.matrix}
@@ -101,6 +94,20 @@ def describe(run: Path, job: str) -> str:
 
     folder = RunFolder.open_for_reading(run)
     return shown.describe(folder.plan(), folder.entries, recorded.read(run / "records.parquet"), job)
+
+
+def _single(run: Path) -> Tables:
+    # Both tables were written with the records: reading them needs no pandas, and answers at once.
+    names = ("records", "leaderboard", "matrix")
+    paths = tuple(run / f"{name}.parquet" for name in names)
+    records, leaderboard, matrix = (recorded.read(p, name) for p, name in zip(paths, names, strict=True))
+    return Tables(records, leaderboard, matrix, paths)
+
+
+def _merged(runs: Sequence[Path]) -> Tables:
+    from bench.merge import merge
+
+    return _boards(merge([recorded.read(run / "records.parquet") for run in runs]))
 
 
 def _boards(records: pa.Table) -> Tables:

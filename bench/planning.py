@@ -99,17 +99,19 @@ class _Planner:
 
     def _cell(self, defense: Any, attack: Any, clean: Defense, nothing: Attack) -> None:
         if isinstance(attack, Attack) and isinstance(defense, Defense):
-            if defense.undefended and attack.kind == "ambiguity":
+            if defense.undefended and (attack.kind == "ambiguity" or attack.knowledge != "none"):
                 return
-            reason = defense.applies_to(self.task) or attack.applies_to(self.task)
+            reason = defense.applies_to(self.task) or attack.applies_to(self.task) or attack.against(defense)
             if reason is None:
                 for judged_key, jobs in self._jobs_of(defense, attack, clean, nothing):
                     self._add(defense, attack, attack.kind, judged_key, jobs)
                 return
-            self._add(defense, attack, attack.kind, "owner", {}, status="not applicable", error=reason)
+            whose = "forger" if attack.kind == "ambiguity" else "owner"
+            self._add(defense, attack, attack.kind, whose, {}, status="not applicable", error=reason)
             return
         kind = attack.kind if isinstance(attack, Attack) else "removal"
-        self._add(defense, attack, kind, "owner", {}, status="failed", **_reason(defense, attack))
+        whose = "forger" if kind == "ambiguity" else "owner"
+        self._add(defense, attack, kind, whose, {}, status="failed", **_reason(defense, attack))
 
     def _control(self, defense: Any, attack: Any, clean: Defense, nothing: Attack) -> None:
         """The clean model and its attacked versions under the owner's own key: any claim is false."""
@@ -142,7 +144,8 @@ class _Planner:
         if isinstance(attack, DecoyAttack):
             return [("forger", {**common, "decoys": self._decoys(defense, attack)})]
         surrogates = self._attack(defense, attack)
-        common |= {"attack": surrogates, "measure": self._measure(surrogates, attack)}
+        role = "forge" if attack.kind == "ambiguity" else "attack"
+        common |= {role: surrogates, "measure": self._measure(surrogates, attack)}
         common |= self._reference(clean, attack)
         owner = {**common, "judge": self._judge(defense, surrogates, Input(protect, "secret"))}
         if attack.kind != "ambiguity":

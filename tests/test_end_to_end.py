@@ -30,6 +30,8 @@ TIMES = ["run_id", "seconds_protect", "seconds", "seconds_verify", "peak_memory_
 
 
 def suite_text(defenses, attacks, keep="protected"):
+    if not any("scratch" in text for text in attacks):
+        attacks = [*attacks, SCRATCH]
     tables = [f"[[defenses]]\n{text}" for text in defenses] + [f"[[attacks]]\n{text}" for text in attacks]
     return textwrap.dedent(HEAD).format(keep=keep) + "\n".join(tables)
 
@@ -62,7 +64,9 @@ def go(tmp_path, monkeypatch):
 
 
 DEFENSES = ['name = "uchida"\nbits = 16\nstrength = 0.1', 'name = "trigger-set"\ntriggers = 16\nold_head = [false, true]']
+SCRATCH = 'name = "scratch"\nepochs = 5'
 ATTACKS = [
+    SCRATCH,
     'name = "fine-tune"\nvariant = "RTLL"\nepochs = 4\nevery = 2',
     'name = "magnitude-prune"\nfractions = [0.5, 0.99]',
     'name = "distill"\nepochs = 4\nevery = 4',
@@ -207,7 +211,8 @@ def test_misbehaving_plugins_are_rows_and_disturb_nobody(go):
     assert (mine.loc["magnitude-prune"].status == "ok").all()
     spoilt = frame[frame.defense == "spoilt"]
     assert (spoilt.status == "failed").all()
-    assert spoilt.error.str.contains("no such luck").all()
+    own = spoilt[spoilt.attack != "raises"]
+    assert own.error.str.contains("no such luck").sum() >= 7
     picky = frame[frame.defense == "picky"]
     assert (picky.status == "not applicable").all()
     assert picky.error.str.contains("needs points, digits has image").all()
@@ -232,28 +237,38 @@ def test_a_file_with_a_syntax_error_fails_its_cells_and_is_listed(go, tmp_path, 
     assert "SyntaxError" in listed
 
 
-def test_forgers_insiders_and_changed_tasks(go):
+def test_forgers_and_changed_tasks(go):
     text = suite_text(
-        ['name = "uchida"\nbits = 16\nstrength = 0.1'],
-        ['name = "free-message"', 'name = "insider"', 'name = "other-task"', 'name = "spying"'],
+        ['name = "uchida"\nbits = 16\nstrength = 0.1', 'name = "trigger-set"\ntriggers = 8'],
+        ['name = "free-message"', 'name = "other-task"', 'name = "spying"'],
     )
     code, out, told = go(text)
     assert code == 0, told
     frame = rows(out)
+    other = frame[(frame.defense == "trigger-set") & (frame.attack == "free-message")].iloc[0]
+    assert (other.status, other.error) == ("not applicable", "needs a linear key, trigger-set has labels")
     frame = frame[frame.defense == "uchida"]
     forged = frame[frame.attack == "free-message"].set_index("judged_key")
     # 16 bits at 1/2 cannot reach 1e-6; every bit of the free message agrees all the same.
     assert forged.statistic["forger"] == 16
     assert forged.log10_p["owner"] < -3
     assert (forged.attack_kind == "ambiguity").all()
-    inside = frame[frame.attack == "insider"]
-    assert set(inside.knowledge) == {"insider"}
-    assert (inside.log10_p > -3).all()
-    assert "control" not in set(inside.attack_kind)
     other = frame[(frame.attack == "other-task") & (frame.attack_kind == "removal")].iloc[0]
     assert other.accuracy > 0.8
     assert other.accuracy_reference != other.accuracy_protected
     assert other.accuracy_reference > 0.8
+
+
+def test_an_insider_gets_the_one_part_that_it_declares(go):
+    text = suite_text(['name = "uchida"\nbits = 16\nstrength = 0.1'], ['name = "insider"'])
+    code, out, told = go(text)
+    assert code == 0, told
+    frame = rows(out)
+    inside = frame[frame.attack == "insider"]
+    assert set(inside.knowledge) == {"insider"}
+    assert (inside.log10_p > -3).all()
+    assert set(inside.attack_kind) == {"removal"}
+    assert "Insiders" in told
 
 
 def test_judging_again_redoes_the_attack_only_without_its_surrogates(go, tmp_path, monkeypatch):
@@ -289,9 +304,8 @@ sys.exit(run(Options({str(tmp_path / "small.toml")!r}, out=Path({str(tmp_path / 
     assert kinds() == before
     execute(mine.replace("{\"bit_error\": error_rate}", "{\"bit_error\": error_rate, \"more\": 1.0}"))
     again = kinds()[len(before) :]
-    # Judged: the model, the ceiling, the pruned ones; and as many controls.
-    assert set(again) == {"judge"}
-    assert len(again) == 6
+    # Judged: the model and the pruned ones, the same two of the clean model, and scratch, which serves both.
+    assert again == ["judge"] * 5
     execute(mine.replace("reduction=\"sum\"", "reduction=\"mean\""))
     third = kinds()[len(before) + len(again) :]
     assert sorted(set(third)) == ["attack", "judge", "measure", "protect"]

@@ -125,6 +125,10 @@ class FreeMessage(AmbiguityAttack):
     name: ClassVar[str] = "free-message"
     family: ClassVar[str] = "test"
 
+    def against(self, scheme):
+        """Only linear marks can be read like this."""
+        return None if scheme.key_kind == "linear" else f"needs a linear key, {scheme.name} has {scheme.key_kind}"
+
     def forge(self, target, trainer):
         """Draw any key of the scheme and claim what the model happens to say under it."""
         import models
@@ -188,5 +192,5 @@ class Spying(RemovalAttack):
         """Raise with the number of keys and evidence found."""
         import gc
 
-        found = [type(one).__name__ for one in gc.get_objects() if isinstance(one, Key | Evidence | Protected)]
+        found = [type(one).__name__ for one in gc.get_objects() if type(one) in (Key, Evidence, Protected)]
         yield float(len(found)), target.copy()
