@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
 from torch import nn
@@ -84,7 +85,7 @@ class Forgery(NamedTuple):
 
     key: Key
     model: nn.Module
-    figures: dict[str, float] = {}
+    figures: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

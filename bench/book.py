@@ -33,7 +33,7 @@ class Book:
         """Whether the job's latest attempt ended well."""
         return self.entry(job).get("status") == "ok"
 
-    def chain(self, jobs: Iterable[str], follow: Callable[[str], bool] = lambda job: True) -> list[str]:
+    def chain(self, jobs: Iterable[str], follow: Callable[[str], bool] = lambda _: True) -> list[str]:
         """The jobs and all that they depend on, parents first.
 
         Args:

@@ -69,9 +69,7 @@ def run(
     if seeds is not None and one_seed:
         raise InputError("--seeds and --seed: expected one of them, got both")
     chosen = tuple(range(seeds)) if seeds is not None else (tuple(dict.fromkeys(one_seed)) or None)
-    options = running.Options(
-        suite, out, workers, chosen, only, device, fresh, local, address
-    )
+    options = running.Options(suite, out, workers, chosen, only, device, fresh, local, address)
     sys.exit(running.run(options))
 
 

@@ -75,9 +75,7 @@ def matrix_grids(board: list[Row], cells: list[Row], width: int | None) -> list[
         width: where given, columns are dealt to as many grids as are needed to fit it.
     """
     defenses = {_defense(row): row["defense_label"] for row in board if not row["reference"]}
-    sections = [
-        (title, [row for row in cells if is_in(row) and not row["reference"]]) for title, is_in in _SECTIONS
-    ]
+    sections = [(title, [row for row in cells if is_in(row) and not row["reference"]]) for title, is_in in _SECTIONS]
     shown = [(title, rows) for title, rows in sections if rows]
     if not shown:
         return []

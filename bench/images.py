@@ -70,7 +70,7 @@ def read(path: str, count: int, shape: tuple[int, ...]) -> Tensor:
     Raises:
         InputError: no such path, too few images, or a file that is not an image.
     """
-    chosen = []
+    chosen: list[np.ndarray] = []
     for name, data in _encoded(files(path)):
         if len(chosen) == count:
             break

@@ -81,7 +81,7 @@ class Outcome:
 
     status: Literal["ok", "failed"]
     result: dict[str, Any] = field(default_factory=dict)
-    products: dict[str, Any] = field(default_factory=dict)
+    products: dict[Channel, Any] = field(default_factory=dict)
     error_type: str | None = None
     error: str | None = None
     traceback: str | None = None

@@ -46,7 +46,7 @@ def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
         packed = {channel: bundle.to_bytes() for channel, bundle in products.items()}
         outcome = Outcome("ok", result, packed)
     # A plugin may raise anything, sys.exit included; the cell fails, the worker lives on.
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         text = "".join(traceback.format_exception(error))
         outcome = Outcome.failure(type(error).__name__, str(error), text)
     outcome.peak_memory_mb = _peak_memory(place)

@@ -64,9 +64,7 @@ def to_text(grid: Grid, width: int) -> str:
     """
     cells = [row for row in grid.rows if not isinstance(row, str)]
     heads = [header.split("\n") for header in grid.headers]
-    widths = [
-        max([*map(len, heads[place]), *(len(row[place]) for row in cells)]) for place in range(len(heads))
-    ]
+    widths = [max([*map(len, heads[place]), *(len(row[place]) for row in cells)]) for place in range(len(heads))]
     needed = sum(min(size, _FAIR) if place in grid.labels else size for place, size in enumerate(widths))
     gap = 2 if needed + 2 * (len(widths) - 1) <= width else 1
     spare = width - gap * (len(widths) - 1) - sum(widths)

@@ -14,7 +14,6 @@ from bench.errors import unknown
 from bench.registry import Registry, discover
 
 
-
 def everything(names: Sequence[str] = ()) -> str:
     """Plugins, tasks and suites as text.
 

@@ -109,10 +109,7 @@ def _measures(lines: pd.DataFrame) -> dict[str, pd.Series]:
     return {
         **{name: grouped[name].mean() for name in means},
         **{name: grouped[name].median() for name in medians},
-        **{
-            name: grouped[name].max()
-            for name in ("queries", "data_inputs", "data_labels", "log10_p_strongest")
-        },
+        **{name: grouped[name].max() for name in ("queries", "data_inputs", "data_labels", "log10_p_strongest")},
         "least_loss": grouped["loss"].mean(),
         "log10_p_min": grouped["log10_p_min"].min(),
     }

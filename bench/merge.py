@@ -43,9 +43,7 @@ def _newest(whole: pa.Table, sizes: Sequence[int]) -> pd.Series:
     frame["cell"] = frame.groupby(RUN, sort=False).ngroup()
     last = frame.groupby(["cell", "file"], as_index=False)["created_at"].max()
     # Rows without a time were never run: they count only where nothing else is known.
-    last = last.sort_values(["cell", "created_at", "file"], na_position="first").drop_duplicates(
-        "cell", keep="last"
-    )
+    last = last.sort_values(["cell", "created_at", "file"], na_position="first").drop_duplicates("cell", keep="last")
     return frame["file"] == frame["cell"].map(last.set_index("cell")["file"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import json
 import types
@@ -23,8 +22,7 @@ def judged(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"judged": True})
 
 
-@functools.cache
-def types_of(cls: type) -> dict[str, Any]:
+def types_of(cls: Any) -> dict[str, Any]:
     """The field names of a dataclass with their types, in order of definition."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
@@ -90,9 +88,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     for name in values:
         if name not in known:
             raise unknown("parameter", name, known, where)
-    checked = {
-        name: convert(value, known[name], f"{where}, key {name!r}") for name, value in values.items()
-    }
+    checked = {name: convert(value, known[name], f"{where}, key {name!r}") for name, value in values.items()}
     missing = [
         field.name
         for field in dataclasses.fields(cls)  # type: ignore[arg-type]

@@ -134,7 +134,9 @@ class _Planner:
         }
         self._add(defense, attack, "control", "owner", {**jobs, **self._reference(clean, attack)})
 
-    def _jobs_of(self, defense: Defense, attack: Attack, clean: Defense, nothing: Attack) -> list[tuple[str, dict[str, str]]]:
+    def _jobs_of(
+        self, defense: Defense, attack: Attack, clean: Defense, nothing: Attack
+    ) -> list[tuple[str, dict[str, str]]]:
         protect = self._protect(defense)
         common = {
             "protect": protect,

@@ -197,9 +197,7 @@ class RayPool:
         except errors.RayError as error:
             self._end(slot, run.job.side)
             return Finished(index, run.job.id, None, _reason(error, run, self._cluster.logs))
-        outcome.products = {
-            channel: run.products[channel] for channel in CHANNELS if channel in outcome.products
-        }
+        outcome.products = {channel: run.products[channel] for channel in CHANNELS if channel in outcome.products}
         if self._kind == "cuda" and "CUDA error" in (outcome.error or ""):
             # Such an error stays with the process: every later call on the GPU would fail as well.
             self._end(slot, run.job.side)

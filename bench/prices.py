@@ -67,9 +67,7 @@ def _text_of(maps: pa.ChunkedArray) -> pa.ChunkedArray:
     for chunk in maps.chunks:
         pairs = pc.binary_join_element_wise(chunk.keys, chunk.items, " ", null_handling="replace")
         listed = pa.ListArray.from_arrays(chunk.offsets, pairs)
-        chunks.append(
-            pc.if_else(chunk.is_valid(), pc.binary_join(listed, ", "), pa.scalar(None, pa.string()))
-        )
+        chunks.append(pc.if_else(chunk.is_valid(), pc.binary_join(listed, ", "), pa.scalar(None, pa.string())))
     return pa.chunked_array(chunks, pa.string())
 
 
@@ -109,9 +107,7 @@ def _with_base(lines: pd.DataFrame, log10_alpha: float) -> pd.DataFrame:
     """Adds `base`: what the owner can say of the protected model itself."""
     own = lines[(lines["attack_kind"] == "none") & (lines["judged_key"] == "owner") & lines["ok"]]
     own = own.groupby(["group", "seed"], as_index=False)[["claims", "floor"]].max()
-    lines = lines.merge(
-        own.rename(columns={"claims": "base_claims", "floor": "base_floor"}), "left", ["group", "seed"]
-    )
+    lines = lines.merge(own.rename(columns={"claims": "base_claims", "floor": "base_floor"}), "left", ["group", "seed"])
     reach = lines[["capacity_log10_p", "base_floor"]].max(axis=1)
     states = [reach > log10_alpha, lines["base_claims"].isna(), lines["base_claims"] == 0.0]
     lines["base"] = np.select(states, ["cannot claim at alpha", "unjudged", "no claim"], "claim")

@@ -62,12 +62,8 @@ def _metadata(plan: Plan, entries: Mapping[str, Mapping[str, Any]]) -> dict[str,
     newest = max(entries.values(), key=lambda entry: str(entry.get("created_at") or ""), default={})
     created = moment(newest.get("created_at"))
     labels = {
-        "defense": {
-            name_of(cell.defense, canonical(cell.defense_params)): cell.defense_label for cell in plan.cells
-        },
-        "attack": {
-            name_of(cell.attack, canonical(cell.attack_params)): cell.attack_label for cell in plan.cells
-        },
+        "defense": {name_of(cell.defense, canonical(cell.defense_params)): cell.defense_label for cell in plan.cells},
+        "attack": {name_of(cell.attack, canonical(cell.attack_params)): cell.attack_label for cell in plan.cells},
     }
     values = {
         "schema_version": str(schema.VERSION),

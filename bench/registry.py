@@ -68,7 +68,9 @@ def discover() -> Registry:
     for role in _BASES:
         package = importlib.import_module(f"{role}s")
         for found in pkgutil.iter_modules(package.__path__):
-            _collect(registry, f"{role}s.{found.name}", functools.partial(importlib.import_module, f"{role}s.{found.name}"))
+            _collect(
+                registry, f"{role}s.{found.name}", functools.partial(importlib.import_module, f"{role}s.{found.name}")
+            )
     for file in _extra_files():
         _collect(registry, str(file), functools.partial(_import_file, file))
     for role in _BASES:
@@ -133,14 +135,14 @@ def _collect(registry: Registry, where: str, import_module: functools.partial[Mo
             if isinstance(cls, type) and cls.__module__ == module.__name__:
                 _register(registry, cls)
     # Whatever a stranger's file does at import, the other plugins must stay usable.
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         registry.broken.append(_broken(stem.replace("_", "-"), where, error))
 
 
 def _collect_entry(registry: Registry, entry: Any) -> None:
     try:
         _register(registry, entry.load())
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         registry.broken.append(_broken(entry.name, f"{entry.value} (entry point)", error))
 
 

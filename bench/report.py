@@ -146,18 +146,14 @@ def _warnings(budget: float, board: list[Row], cells: list[Row]) -> list[str]:
     mixed = [name for name in ("devices", "versions") if any(row[f"mixed_{name}"] for row in board)]
     if mixed:
         devices = ", ".join(sorted({name for row in board for name in row["devices"] or []}))
-        what = " and ".join(
-            {"devices": f"devices ({devices})", "versions": "library versions"}[m] for m in mixed
-        )
+        what = " and ".join({"devices": f"devices ({devices})", "versions": "library versions"}[m] for m in mixed)
         notes.append(f"MIXED: the rows come from different {what}; small differences may be due to that.")
     return notes
 
 
 def _wrapped(notes: list[str]) -> list[str]:
     return [
-        line
-        for note in notes
-        for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     ]
 
 
@@ -169,10 +165,7 @@ def _json(meta: Mapping[str, str], board: list[Row], cells: list[Row]) -> str:
     rules = {name: float(meta[name]) for name in ("alpha", "accuracy_budget")}
     values = {"schema_version": int(meta["schema_version"]), "suite": meta.get("suite"), **rules}
     return (
-        json.dumps(
-            {**values, "leaderboard": _plain(board), "matrix": _plain(cells)}, indent=1, allow_nan=False
-        )
-        + "\n"
+        json.dumps({**values, "leaderboard": _plain(board), "matrix": _plain(cells)}, indent=1, allow_nan=False) + "\n"
     )
 
 

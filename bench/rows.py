@@ -154,16 +154,12 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
         return [], f"expected one of each per surrogate, got {counts}"
     # Stages that the attack rests on are part of its cost; a forgery's own time is that of its whole job.
     started = _stage_seconds(attack, book, whole=forged)
-    rows = [
-        _surrogate(*one, started, book) for one in zip(strengths, seconds, accuracy, evidence, strict=True)
-    ]
+    rows = [_surrogate(*one, started, book) for one in zip(strengths, seconds, accuracy, evidence, strict=True)]
     for row, reference in zip(rows, lists.get("reference accuracies", []), strict=False):
         row["accuracy_reference"] = reference
     if forged:
         for row in rows:
-            row["figures"] = _figures(
-                {f"forge.{k}": v for k, v in found.get("figures", {}).items()}, row["figures"]
-            )
+            row["figures"] = _figures({f"forge.{k}": v for k, v in found.get("figures", {}).items()}, row["figures"])
     return rows, None
 
 

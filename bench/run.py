@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -95,15 +96,15 @@ def narrowed(chosen: Suite, only: Sequence[str]) -> Suite:
     return chosen
 
 
-def _device(wanted: str) -> str:
+def _device(wanted: str) -> Literal["cpu", "cuda"]:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InputError("--device: expected a GPU for 'cuda', PyTorch finds none here")
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
+    if wanted != "cpu" and torch.cuda.is_available():
+        return "cuda"
+    return "cpu"
 
 
-def _executor(options: Options, plan: Plan, device: str) -> Executor:
+def _executor(options: Options, plan: Plan, device: Literal["cpu", "cuda"]) -> Executor:
     if options.local:
         return InlineExecutor(jobs.run, device)
     from bench.pool import RayPool

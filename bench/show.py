@@ -73,9 +73,7 @@ def _resolved(plan: Plan, prefix: str) -> str:
 
 def _nearest(plan: Plan, prefix: str) -> list[str]:
     def likeness(job: str) -> tuple[int, float]:
-        common = sum(
-            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(job, prefix, strict=False))
-        )
+        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(job, prefix, strict=False)))
         return common, difflib.SequenceMatcher(None, job[: len(prefix)], prefix).ratio()
 
     return sorted(plan.jobs, key=likeness, reverse=True)[:3]
@@ -143,9 +141,7 @@ def _job(job: str, book: Book) -> str:
         if entry.get(name) is not None:
             facts[name] = _value(entry[name])
     if entry.get("versions"):
-        facts["versions"] = ", ".join(
-            f"{name} {version}" for name, version in sorted(entry["versions"].items())
-        )
+        facts["versions"] = ", ".join(f"{name} {version}" for name, version in sorted(entry["versions"].items()))
     if known is not None:
         facts["source"] = known.source_digest
         ran = entry.get("source_digest")

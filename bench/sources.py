@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 PACKAGES = frozenset({"bench", "defenses", "attacks", "models", "ownbench_plugins"})
 
@@ -230,7 +231,7 @@ def _is_docstring(statement: ast.stmt) -> bool:
 class _Stripper(ast.NodeTransformer):
     """Drops docstrings and annotations, which nothing runs."""
 
-    def visit(self, node: ast.AST) -> ast.AST:
+    def visit(self, node: ast.AST) -> Any:
         self.generic_visit(node)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             node.body = [one for one in node.body if not _is_docstring(one)] or [ast.Pass()]
@@ -245,5 +246,5 @@ class _Stripper(ast.NodeTransformer):
 
 @functools.cache
 def _bare(statement: ast.stmt) -> ast.stmt:
-    bare = _Stripper().visit(copy.deepcopy(statement))
-    return ast.fix_missing_locations(bare)  # type: ignore[no-any-return]
+    bare: ast.stmt = _Stripper().visit(copy.deepcopy(statement))
+    return ast.fix_missing_locations(bare)

@@ -46,9 +46,7 @@ def hypergeometric_tail(hits: int, population: int, marked: int, drawn: int) -> 
     """
     least, most = max(0, drawn + marked - population), min(drawn, marked)
     if not (0 <= marked <= population and 0 <= drawn <= population and hits <= most):
-        raise ValueError(
-            f"expected hits <= {most} with {marked} marked and {drawn} drawn of {population}, got {hits}"
-        )
+        raise ValueError(f"expected hits <= {most} with {marked} marked and {drawn} drawn of {population}, got {hits}")
     if hits <= least:
         return 0.0
     return _log10_upper_tail(stats.hypergeom(population, marked, drawn), hits, most)

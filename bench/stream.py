@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Stream:
         """A fresh numpy generator."""
         return np.random.Generator(np.random.PCG64(int.from_bytes(self.bytes(16), "big")))
 
-    def bits(self, count: int) -> torch.Tensor:
+    def bits(self, count: int) -> Tensor:
         """`count` fair bits, int64 in {0, 1}."""
         packed = np.frombuffer(self.bytes((count + 7) // 8), dtype=np.uint8)
         return torch.from_numpy(np.unpackbits(packed)[:count].astype(np.int64))

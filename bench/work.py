@@ -64,14 +64,16 @@ class Work:
 # Functions and not methods of Work: a source digest follows names, and not what an object can do.
 def owner(work: Work) -> OwnerTrainer:
     """The trainer of the owner's side."""
-    assert work.train is not None and work.heldout is not None
+    assert work.train is not None
+    assert work.heldout is not None
     stream = Stream.root(work.seed).child("owner")
     return OwnerTrainer(work.task, work.train, work.heldout, stream, work.device, work.stages)
 
 
 def attacker(work: Work, target: Target, data: str) -> AttackerTrainer:
     """The trainer of the attacker's side."""
-    assert work.inputs is not None and work.labelled is not None
+    assert work.inputs is not None
+    assert work.labelled is not None
     stream = Stream.root(work.seed).child("attacker")
     return AttackerTrainer(
         work.task, work.inputs, work.labelled, stream, work.device, work.stages, target=target, data=data
@@ -120,7 +122,9 @@ def attack(work: Work) -> Result:
     plugin: RemovalAttack = work.plugin
     target = target_of(work, plugin.access)
     trainer = attacker(work, target, plugin.data_used())
-    surrogates, strengths, seconds = Bundle(), [], []
+    surrogates = Bundle()
+    strengths: list[float] = []
+    seconds: list[float] = []
     spent, resumed = 0.0, time.perf_counter()
     for strength, model in plugin.run(target, trainer):
         spent += time.perf_counter() - resumed
@@ -147,7 +151,7 @@ def forge(work: Work) -> Result:
     require_finite(model)
     bundle = key_to_bundle(key)
     bundle.models["0"] = model
-    return {"seconds": [seconds], "figures": figures, **_spent(work, target, trainer)}, {"public": bundle}
+    return {"seconds": [seconds], "figures": dict(figures), **_spent(work, target, trainer)}, {"public": bundle}
 
 
 def measure(work: Work) -> Result:

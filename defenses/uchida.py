@@ -120,7 +120,7 @@ def mean_filter(convolution: nn.Conv2d) -> Tensor:
 def _chosen(model: nn.Module, layer: str) -> str:
     if layer:
         return layer
-    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    convolutions: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     if not convolutions:
         raise KeyError("the model has no convolution")
     return convolutions[-1]

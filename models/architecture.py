@@ -73,7 +73,7 @@ def layer(model: nn.Module, name: str) -> nn.Module:
     Raises:
         KeyError: no such layer; the message has the nearest names.
     """
-    known = dict(model.named_modules())
+    known: dict[str, nn.Module] = dict(model.named_modules())
     if not name or name not in known:
         raise KeyError(f"no layer {name!r}.{_nearest(name, [n for n in known if n])}")
     return known[name]

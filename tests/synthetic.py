@@ -25,9 +25,7 @@ class Suite:
         task: name of the task of all cells.
     """
 
-    def __init__(
-        self, alpha: float = 1e-6, budget: float = 5.0, task: str = "toy", name: str = "made-up"
-    ) -> None:
+    def __init__(self, alpha: float = 1e-6, budget: float = 5.0, task: str = "toy", name: str = "made-up") -> None:
         self.alpha, self.budget, self.task, self.name = alpha, budget, task, name
         self.jobs: dict[str, Job] = {}
         self.entries: dict[str, dict[str, Any]] = {}
@@ -56,9 +54,7 @@ class Suite:
         """The records so far."""
         return records.build(self.plan, self.entries)[0]
 
-    def job(
-        self, kind: Any, label: str, result: Any = None, inputs: tuple[str, ...] = (), seconds: float = 1.0
-    ) -> str:
+    def job(self, kind: Any, label: str, result: Any = None, inputs: tuple[str, ...] = (), seconds: float = 1.0) -> str:
         """The id of the job with this label, made with a good entry when first asked for."""
         known = {job.label: job.id for job in self.jobs.values()}
         if label in known:
@@ -164,9 +160,7 @@ class Suite:
         count = len(accuracies)
         found: dict[str, Any] = {"inputs_used": 300, "labels_used": 100, "queries": 0}
         if kind == "ambiguity":
-            attack = self.job(
-                "forge", f"forge {name}", {**found, "figures": {"tries": 2.0}}, (protect,), seconds
-            )
+            attack = self.job("forge", f"forge {name}", {**found, "figures": {"tries": 2.0}}, (protect,), seconds)
         else:
             steps = [seconds * (i + 1) / count for i in range(count)]
             found |= {"strengths": [i + 1.0 for i in range(count)], "seconds": steps}
@@ -188,9 +182,7 @@ class Suite:
         return self.cell(defense, "anew", "removal", accuracy=accuracy, **given)
 
 
-def evidence_of(
-    log10_p: float, reason: str | None = None, figures: dict[str, float] | None = None
-) -> dict[str, Any]:
+def evidence_of(log10_p: float, reason: str | None = None, figures: dict[str, float] | None = None) -> dict[str, Any]:
     """Evidence as a judging job reports it."""
     value = {
         "statistic": -log10_p,

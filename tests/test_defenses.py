@@ -154,7 +154,9 @@ class TestEvidence:
 class TestUchida:
     def test_the_mean_is_over_the_output_filters(self):
         conv = torch.nn.Conv2d(2, 3, 3)
-        expected = [sum(conv.weight[o, i, y, x] for o in range(3)) / 3 for i in range(2) for y in range(3) for x in range(3)]
+        expected = [
+            sum(conv.weight[o, i, y, x] for o in range(3)) / 3 for i in range(2) for y in range(3) for x in range(3)
+        ]
         torch.testing.assert_close(mean_filter(conv), torch.stack(expected))
 
     @pytest.mark.parametrize("projection", ["direct", "diff"])
@@ -230,7 +232,9 @@ class TestTriggerSet:
 
         monkeypatch.setattr(owner, "fit", fit)
         defense.protect(owner, key)
-        order = [list(key.tensor("inputs").flatten(1).tolist()).index(x) for b in batches for x in b[0].flatten(1).tolist()]
+        order = [
+            list(key.tensor("inputs").flatten(1).tolist()).index(x) for b in batches for x in b[0].flatten(1).tolist()
+        ]
         assert order == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5]
         assert torch.equal(batches[2][1], key.tensor("labels")[[8, 9, 0, 1]])
 

@@ -63,7 +63,10 @@ def go(tmp_path, monkeypatch):
     registry.discover.cache_clear()
 
 
-DEFENSES = ['name = "uchida"\nbits = 16\nstrength = 0.1', 'name = "trigger-set"\ntriggers = 16\nold_head = [false, true]']
+DEFENSES = [
+    'name = "uchida"\nbits = 16\nstrength = 0.1',
+    'name = "trigger-set"\ntriggers = 16\nold_head = [false, true]',
+]
 SCRATCH = 'name = "scratch"\nepochs = 5'
 ATTACKS = [
     SCRATCH,
@@ -204,7 +207,11 @@ def test_misbehaving_plugins_are_rows_and_disturb_nobody(go):
     assert code == 1
     mine = frame[(frame.defense == "uchida") & (frame.attack_kind == "removal")].set_index("attack")
     assert (mine.loc[["raises", "nan", "sys-exits"]].status == "failed").all()
-    assert mine.error_type[["raises", "nan", "sys-exits"]].tolist() == ["RuntimeError", "NonFiniteWeights", "SystemExit"]
+    assert mine.error_type[["raises", "nan", "sys-exits"]].tolist() == [
+        "RuntimeError",
+        "NonFiniteWeights",
+        "SystemExit",
+    ]
     assert "the attack gave up" in mine.error["raises"]
     assert "misbehaving.py" in mine.traceback["raises"]
     assert "head.weight" in mine.error["nan"]
@@ -302,15 +309,13 @@ sys.exit(run(Options({str(tmp_path / "small.toml")!r}, out=Path({str(tmp_path / 
     before = kinds()
     execute(mine.replace("# ", "# Another comment. ", 1))
     assert kinds() == before
-    execute(mine.replace("{\"bit_error\": error_rate}", "{\"bit_error\": error_rate, \"more\": 1.0}"))
+    execute(mine.replace('{"bit_error": error_rate}', '{"bit_error": error_rate, "more": 1.0}'))
     again = kinds()[len(before) :]
     # Judged: the model and the pruned ones, the same two of the clean model, and scratch, which serves both.
     assert again == ["judge"] * 5
-    execute(mine.replace("reduction=\"sum\"", "reduction=\"mean\""))
+    execute(mine.replace('reduction="sum"', 'reduction="mean"'))
     third = kinds()[len(before) + len(again) :]
     assert sorted(set(third)) == ["attack", "judge", "measure", "protect"]
     assert third.count("protect") == 1
     assert third.count("attack") == 2
-    assert "source" not in execute(mine.replace("reduction=\"sum\"", "reduction=\"mean\""))
-
-
+    assert "source" not in execute(mine.replace('reduction="sum"', 'reduction="mean"'))

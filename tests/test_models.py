@@ -51,11 +51,11 @@ def test_a_copy_is_described_like_its_original():
 
 
 def test_what_cannot_be_described_says_so():
-    with pytest.raises(ValueError, match="models.build"):
+    with pytest.raises(ValueError, match=r"models\.build"):
         models.describe(nn.Linear(2, 2))
     model = models.build("vgg8", 10, (1, 8, 8))
     model.act1 = nn.GELU()
-    with pytest.raises(ValueError, match="'act1'.*GELU"):
+    with pytest.raises(ValueError, match=r"'act1'.*GELU"):
         models.describe(model)
     model = models.build("vgg8", 10, (1, 8, 8))
     del model.act1

@@ -63,7 +63,9 @@ def test_errors_say_where_what_and_the_nearest_names(table, words):
 
 def test_labels_name_what_differs_from_the_defaults():
     assert parameters.label("x", Sample()) == "x"
-    assert parameters.label("x", Sample(bits=32, fractions=(0.1, 0.2), on=True)) == "x[bits=32,on=true,fractions=0.1+0.2]"
+    assert (
+        parameters.label("x", Sample(bits=32, fractions=(0.1, 0.2), on=True)) == "x[bits=32,on=true,fractions=0.1+0.2]"
+    )
 
 
 def test_judged_fields_can_be_left_out():

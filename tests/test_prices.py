@@ -46,9 +46,7 @@ def test_a_claim_never_lost_is_counted_at_the_ceiling() -> None:
     assert row["least_loss"] == 0.0
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "expected"), [(0.85, (12.0, True)), (0.8, (12.0, True)), (0.851, (11.9, False))]
-)
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.85, (12.0, True)), (0.8, (12.0, True)), (0.851, (11.9, False))])
 def test_a_price_from_the_ceiling_on_is_a_bound(accuracy: float, expected: tuple[float, bool]) -> None:
     row = priced([LOST], [accuracy])
     assert (row["price"], row["price_censored"]) == expected
@@ -73,9 +71,7 @@ def test_a_claim_exactly_at_alpha_holds() -> None:
 
 def test_the_ceiling_is_the_least_loss_of_attacks_that_never_touch_the_model() -> None:
     suite = started()
-    suite.cell(
-        attack="anew-longer", log10_p=[0.0, 0.0], accuracy=[0.80, 0.89], access="none", cls="extraction"
-    )
+    suite.cell(attack="anew-longer", log10_p=[0.0, 0.0], accuracy=[0.80, 0.89], access="none", cls="extraction")
     suite.cell(log10_p=LOST, accuracy=0.88)
     assert cell(suite)["ceiling"] == 8.0
     assert outcome(cell(suite)) == ("survived", 8.0, True, True)

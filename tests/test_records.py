@@ -265,9 +265,7 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pyte
 
 
 def with_version(table: pa.Table, version: str) -> pa.Table:
-    return table.replace_schema_metadata(
-        {**table.schema.metadata, b"ownbench.schema_version": version.encode()}
-    )
+    return table.replace_schema_metadata({**table.schema.metadata, b"ownbench.schema_version": version.encode()})
 
 
 @pytest.mark.parametrize(("version", "found"), [("99", "found version 99"), ("0", "found version 0")])

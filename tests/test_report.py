@@ -230,9 +230,7 @@ def test_parquet_is_the_leaderboards_file() -> None:
 
 def test_what_only_reads_starts_without_the_slow_libraries() -> None:
     code = "import sys, bench.report, bench.records, bench.show; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "pyarrow" in loaded
     assert not {"torch", "pandas", "scipy", "ray"} & set(loaded)
 

@@ -63,9 +63,7 @@ def test_a_job_of_many_cells_lists_their_records(shared: str) -> None:
     text = told(suite, job)
     assert "2 records rest on it" in text
     assert cell.jobs["judge"] in text and "x still" in text and "Row 1" not in text
-    assert text.splitlines()[-1].startswith(
-        "  ownbench run suites/made-up.toml --only 'defense=mark[bits=8]' --seed 0"
-    )
+    assert text.splitlines()[-1].startswith("  ownbench run suites/made-up.toml --only 'defense=mark[bits=8]' --seed 0")
 
 
 def test_a_failure_shows_its_error_and_traceback() -> None:

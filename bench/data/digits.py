@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -37,5 +39,5 @@ def load() -> Parts:
     x = (raw - INFO.mean[0]) / INFO.std[0]
     y = torch.from_numpy(scans.target[order].astype(np.int64))
     ends = np.cumsum([0, OWNER - HELDOUT, HELDOUT, ATTACKER])
-    train, heldout, attacker = (Split(x[a:b], y[a:b]) for a, b in zip(ends, ends[1:], strict=False))
+    train, heldout, attacker = (Split(x[a:b], y[a:b]) for a, b in itertools.pairwise(ends))
     return Parts(train, heldout, attacker, LABELLED, Split(x[ends[-1] :], y[ends[-1] :]))
