@@ -6,6 +6,7 @@ import atexit
 import importlib
 import math
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -93,12 +94,12 @@ class Cluster:
             InputError: nothing answers there.
         """
         self.logs: Path | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: Path | None = None
         self._group: Any = None
         with _variables({"RAY_USAGE_STATS_ENABLED": "0"}):
+            # Before the import, so that it runs after Ray's own, which puts directories back.
+            atexit.register(self._sweep)
             self.ray: Any = importlib.import_module("ray")
-            # After the import, so that it runs before Ray's own: the directory can go only when its writers have.
-            atexit.register(self.close)
             self._leave: Callable[[], None] = self.ray.shutdown
             if self.ray.is_initialized():
                 self._leave = _nothing
@@ -142,19 +143,17 @@ class Cluster:
 
     def close(self) -> None:
         """Give back what was reserved, and end what was started."""
-        atexit.unregister(self.close)
         if self._group is not None and self.ray.is_initialized():
             self.ray.util.remove_placement_group(self._group)
         self._group = None
         self._leave()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._sweep()
 
     def _start(self) -> None:
         # A directory of its own, because products that spill to disk hold keys and Ray opens its own to all.
         below = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_TEMPORARY else "/tmp"
-        self._temporary = tempfile.TemporaryDirectory("", "own-", below, ignore_cleanup_errors=True)
-        root = Path(self._temporary.name) / "ray"
+        self._directory = Path(tempfile.mkdtemp(prefix="own-", dir=below))
+        root = self._directory / "ray"
         self.logs = root / "session_latest" / "logs"
         affinity = len(os.sched_getaffinity(0))
         with _alone(self.ray):
@@ -167,6 +166,10 @@ class Cluster:
                 _temp_dir=str(root),
                 _system_config=_SYSTEM,
             )
+
+    def _sweep(self) -> None:
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def _join(self, address: str) -> None:
         host, _, port = address.rpartition(":")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,19 +13,24 @@ from bench.cluster import Cluster, Seat, layout
 from bench.errors import InputError
 from bench.executor import Finished, Handle
 from bench.job import Channel, Job, Outcome, Side
+from bench.loss import kernel_kills, reason
 from bench.worker import CHANNELS, Worker, to_buffer
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
+# Ray waits for ever for what was spilled to a disk that has lost it.
+_GET_SECONDS = 300.0
+
 
 @dataclass
 class _Run:
-    """A job under way: references to what it will leave, and when and whether it was killed."""
+    """A job under way: references to what it will leave, and what helps to tell how it was lost."""
 
     job: Job
     outcome: Any
     products: dict[Channel, Any]
-    started: float
+    started: float = field(default_factory=time.monotonic)
+    kernel_kills: int = field(default_factory=kernel_kills)
     killed: float | None = None
 
 
@@ -109,7 +112,7 @@ class RayPool:
         process = self._process(seat, job.side)
         call = process.run.options(num_returns=1 + len(CHANNELS))
         outcome, *products = call.remote(job, list(inputs), *inputs.values())
-        seat.run = _Run(job, outcome, dict(zip(CHANNELS, products, strict=True)), time.monotonic())
+        seat.run = _Run(job, outcome, dict(zip(CHANNELS, products, strict=True)))
 
     def wait(self, timeout: float | None) -> list[Finished]:
         """The jobs that have ended since, in no order; returns at once where none runs.
@@ -144,7 +147,7 @@ class RayPool:
             LookupError: they are lost.
         """
         try:
-            return bytes(self._ray.get(handle).tobytes())
+            return bytes(self._ray.get(handle, timeout=_GET_SECONDS).tobytes())
         except self._ray.exceptions.RayError as error:
             raise LookupError(f"a product is lost: {error}") from error
 
@@ -196,7 +199,10 @@ class RayPool:
             return Finished(index, run.job.id, None, f"{type(error.cause).__name__}: {error.cause}")
         except errors.RayError as error:
             self._end(slot, run.job.side)
-            return Finished(index, run.job.id, None, _reason(error, run, self._cluster.logs))
+            if run.killed is not None:
+                after = run.killed - run.started
+                return Finished(index, run.job.id, None, f"killed by the scheduler after {after:.1f} s")
+            return Finished(index, run.job.id, None, reason(error, self._cluster.logs, run.kernel_kills))
         outcome.products = {
             channel: run.products[channel] for channel in CHANNELS if channel in outcome.products
         }
@@ -204,22 +210,3 @@ class RayPool:
             # Such an error stays with the process: every later call on the GPU would fail as well.
             self._end(slot, run.job.side)
         return Finished(index, run.job.id, outcome)
-
-
-def _reason(error: Exception, run: _Run, logs: Path | None) -> str:
-    if run.killed is not None:
-        return f"killed by the scheduler after {run.killed - run.started:.1f} s"
-    text = str(error)
-    detail = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*)", text, re.DOTALL)
-    reason = f"{detail[1]}: {detail[2].strip()}" if detail else text.strip()
-    return "\n".join([reason, *_crash(text, logs)])
-
-
-def _crash(text: str, logs: Path | None) -> list[str]:
-    # Ray does not tell the signal, but a process that dies of its own fault writes it, with a trace, to its log.
-    pid = re.search(r"pid: (\d+)", text)
-    for log in logs.glob(f"worker-*-{pid[1]}.err") if logs and pid else []:
-        _, found, trace = log.read_text(errors="replace").partition("Fatal Python error:")
-        if found:
-            return [found + trace.partition("\n\nExtension modules")[0]]
-    return []
