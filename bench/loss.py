@@ -19,7 +19,9 @@ def reason(error: Exception, logs: Path | None, kernel_kills_before: int) -> str
     """
     text = str(error)
     detail = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*)", text, re.DOTALL)
-    lines = [(f"{detail[1]}: {detail[2]}" if detail else text).strip()[:_LONGEST]]
+    # What follows are guesses, the same for every loss.
+    account = (f"{detail[1]}: {detail[2]}" if detail else text).partition("Some common causes")[0]
+    lines = [account.strip()[:_LONGEST]]
     if logs is not None:
         if kernel_kills() > kernel_kills_before:
             lines.append("The kernel ended a process for want of memory while the job ran.")

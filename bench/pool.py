@@ -123,7 +123,8 @@ class RayPool:
         running = {slot.run.outcome: index for index, slot in enumerate(self._slots) if slot.run is not None}
         if not running:
             return []
-        ended, _ = self._ray.wait(list(running), num_returns=1, timeout=timeout)
+        seconds = None if timeout is None else max(timeout, 0.0)
+        ended, _ = self._ray.wait(list(running), num_returns=1, timeout=seconds)
         if ended:
             ended, _ = self._ray.wait(list(running), num_returns=len(running), timeout=0)
         return [self._finish(running[outcome]) for outcome in ended]
