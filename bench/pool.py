@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from bench.cluster import Cluster, Seat, layout
+from bench.cluster import Cluster
 from bench.errors import InputError
 from bench.executor import Finished, Handle
 from bench.job import Channel, Job, Outcome, Side
 from bench.loss import kernel_kills, reason
+from bench.seats import Seat, layout
 from bench.worker import CHANNELS, Worker, to_buffer
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -76,10 +77,7 @@ class RayPool:
             raise InputError(f"expected at least 1 GPU, got {gpus}")
         self._runner = runner
         self._kind = device
-        self._environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | dict(env)
-        if device == "cpu":
-            # Ray leaves all GPUs in sight of a process that asked for none.
-            self._environment["CUDA_VISIBLE_DEVICES"] = ""
+        self._environment = _variables(threads, device) | dict(env)
         self._slots: list[_Slot] = []
         self._cluster = Cluster(address)
         self._ray = self._cluster.ray
@@ -211,3 +209,9 @@ class RayPool:
             # Such an error stays with the process: every later call on the GPU would fail as well.
             self._end(slot, run.job.side)
         return Finished(index, run.job.id, outcome)
+
+
+def _variables(threads: int, device: str) -> dict[str, str]:
+    # Ray leaves all GPUs in sight of a process that asked for none.
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    return dict.fromkeys(_THREAD_VARIABLES, str(threads)) | hidden

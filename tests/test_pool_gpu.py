@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from test_pool import ENV, came_to, end, pid, toy
+from test_pool import ENV, came_to, end, pid, script, toy
 
 from bench import cluster
 from bench.errors import InputError
 from bench.job import Side
 from bench.pool import RayPool
+from bench.seats import layout
 
 SIDES: tuple[Side, Side] = ("owner", "attacker")
 
@@ -72,9 +73,27 @@ def test_what_others_hold_cannot_be_had(pool: RayPool, monkeypatch: pytest.Monke
     assert came_to(end(pool, 0, toy("nothing"))).status == "ok"
 
 
+def test_joins_a_cluster_and_leaves_it_running(pool: RayPool) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    code = f"""
+from bench.pool import RayPool
+from test_pool import ENV, came_to, end, toy
+pool = RayPool("toy_runner:run", workers=1, threads=1, device="cpu", address="{address}", env=ENV)
+assert end(pool, 0, toy("os._exit")).lost
+assert came_to(end(pool, 0, toy("nothing", "attacker"))).status == "ok"
+pool.close()
+"""
+    done = script("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert came_to(end(pool, 0, toy("nothing"))).status == "ok"
+
+
 @pytest.mark.parametrize(("workers", "gpus"), [(1, 1), (3, 2), (5, 4), (7, 1), (2, 8), (24, 8)])
 def test_layout_fits_and_is_even(workers: int, gpus: int) -> None:
-    bundles, seats = cluster.layout(workers, 2, "cuda", gpus)
+    bundles, seats = layout(workers, 2, "cuda", gpus)
     slots = Counter(seat.bundle for seat in seats)
     assert len(seats) == workers
     assert len(bundles) == len(slots) == min(workers, gpus)
