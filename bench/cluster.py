@@ -1,25 +1,23 @@
-"""Ray itself: starting or joining it, what it has, and which part of it each slot gets."""
+"""Ray itself: starting or joining it, and reserving what the slots need."""
 
 from __future__ import annotations
 
 import atexit
 import importlib
-import math
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bench.errors import InputError
+from bench.seats import Bundle, Seat
 
 # Products beyond this spill to disk.
 _STORE_BYTES = 2**30
-# Ray's precision of fractional resources.
-_PARTS = 10_000
 # A session below it still leaves room for the longest path that a Unix socket can have.
 _LONGEST_TEMPORARY = 20
 _RESERVE_SECONDS = 30.0
@@ -32,45 +30,6 @@ _SYSTEM = {
     # before all else because Ray has set their oom_score_adj.
     "memory_monitor_refresh_ms": 0,
 }
-
-Bundle = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Seat:
-    """What each of the two processes of a slot asks for.
-
-    Attributes:
-        bundle: index of the reserved bundle that it is taken from.
-        cpus: share of CPUs.
-        gpus: share of the bundle's GPU.
-    """
-
-    bundle: int
-    cpus: float
-    gpus: float
-
-
-def layout(workers: int, threads: int, device: Literal["cpu", "cuda"], gpus: int) -> tuple[list[Bundle], list[Seat]]:
-    """What to reserve, and the seat of each slot.
-
-    On GPUs a bundle is one whole GPU with the slots that share it: left to itself, Ray would fill the first
-    GPU with the processes of all owners before it looks at the second.
-
-    Args:
-        workers: number of slots.
-        threads: per slot.
-        device: of all slots.
-        gpus: number to use; more than `workers` are not needed.
-    """
-    half = threads / 2
-    if device == "cpu":
-        return [{"CPU": threads} for _ in range(workers)], [Seat(i, half, 0.0) for i in range(workers)]
-    used = min(gpus, workers)
-    places = [slot * used // workers for slot in range(workers)]
-    shared = [places.count(gpu) for gpu in range(used)]
-    seats = [Seat(gpu, half, math.floor(_PARTS / (2 * shared[gpu])) / _PARTS) for gpu in places]
-    return [{"CPU": threads * count, "GPU": 1} for count in shared], seats
 
 
 class Cluster:
@@ -91,16 +50,19 @@ class Cluster:
             InputError: nothing answers there.
         """
         self.logs: Path | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: Path | None = None
         self._group: Any = None
-        with _variables({"RAY_USAGE_STATS_ENABLED": "0"}):
-            self.ray: Any = importlib.import_module("ray")
-            # After the import, so that it runs before Ray's own: the directory can go only when its writers have.
-            atexit.register(self.close)
-            self._leave: Callable[[], None] = self.ray.shutdown
-            if self.ray.is_initialized():
-                self._leave = _nothing
-            elif address is None:
+        # Before the import, so that it runs after Ray's own, which puts directories back.
+        atexit.register(self._sweep)
+        self.ray: Any = importlib.import_module("ray")
+        self._leave: Callable[[], None] = self.ray.shutdown
+        if self.ray.is_initialized():
+            self._leave = _nothing
+            return
+        # Ray prints each loss of a worker to stdout; the pool returns them.
+        silent = _replaced(self.ray._private.worker, "listen_error_messages", _nothing)
+        with silent, _variables({"RAY_USAGE_STATS_ENABLED": "0"}):
+            if address is None:
                 self._start()
             else:
                 self._join(address)
@@ -140,22 +102,24 @@ class Cluster:
 
     def close(self) -> None:
         """Give back what was reserved, and end what was started."""
-        atexit.unregister(self.close)
         if self._group is not None and self.ray.is_initialized():
             self.ray.util.remove_placement_group(self._group)
         self._group = None
         self._leave()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._sweep()
 
     def _start(self) -> None:
         # A directory of its own, because products that spill to disk hold keys and Ray opens its own to all.
         below = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_TEMPORARY else "/tmp"
-        self._temporary = tempfile.TemporaryDirectory("", "own-", below, ignore_cleanup_errors=True)
-        root = Path(self._temporary.name) / "ray"
+        self._directory = Path(tempfile.mkdtemp(prefix="own-", dir=below))
+        root = self._directory / "ray"
         self.logs = root / "session_latest" / "logs"
         affinity = len(os.sched_getaffinity(0))
-        with _alone(self.ray):
+        # A cluster of one machine needs no address that others reach: Ray then listens on loopback alone, which
+        # it does by itself on Windows and macOS only.
+        constants = self.ray._private.ray_constants
+        alone = _replaced(constants, "ENABLE_RAY_CLUSTER", False)
+        with alone, _variables({constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
             self.ray.init(
                 num_cpus=affinity if affinity < (os.cpu_count() or 1) else None,
                 object_store_memory=min(_STORE_BYTES, _memory() // 8),
@@ -165,6 +129,10 @@ class Cluster:
                 _temp_dir=str(root),
                 _system_config=_SYSTEM,
             )
+
+    def _sweep(self) -> None:
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def _join(self, address: str) -> None:
         host, _, port = address.rpartition(":")
@@ -178,18 +146,13 @@ class Cluster:
 
 
 @contextmanager
-def _alone(ray: Any) -> Iterator[None]:
-    # A cluster of one machine needs no address that others reach: Ray then listens on loopback alone, which it
-    # does by itself on Windows and macOS only. It also prints each loss of a worker to stdout; the pool
-    # returns them.
-    constants, worker = ray._private.ray_constants, ray._private.worker
-    before = constants.ENABLE_RAY_CLUSTER, worker.listen_error_messages
-    constants.ENABLE_RAY_CLUSTER, worker.listen_error_messages = False, _nothing
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
-        with _variables({constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
-            yield
+        yield
     finally:
-        constants.ENABLE_RAY_CLUSTER, worker.listen_error_messages = before
+        setattr(owner, name, before)
 
 
 @contextmanager

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from bench.cluster import Cluster, Seat, layout
+from bench.cluster import Cluster
 from bench.errors import InputError
 from bench.executor import Finished, Handle
 from bench.job import Channel, Job, Outcome, Side
+from bench.loss import kernel_kills, reason
+from bench.seats import Seat, layout
 from bench.worker import CHANNELS, Worker, to_buffer
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
+# Ray waits for ever for what was spilled to a disk that has lost it.
+_GET_SECONDS = 300.0
+
 
 @dataclass
 class _Run:
-    """A job under way: references to what it will leave, and when and whether it was killed."""
+    """A job under way: references to what it will leave, and what helps to tell how it was lost."""
 
     job: Job
     outcome: Any
     products: dict[Channel, Any]
-    started: float
+    started: float = field(default_factory=time.monotonic)
+    kernel_kills: int = field(default_factory=kernel_kills)
     killed: float | None = None
 
 
@@ -73,10 +77,7 @@ class RayPool:
             raise InputError(f"expected at least 1 GPU, got {gpus}")
         self._runner = runner
         self._kind = device
-        self._environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | dict(env)
-        if device == "cpu":
-            # Ray leaves all GPUs in sight of a process that asked for none.
-            self._environment["CUDA_VISIBLE_DEVICES"] = ""
+        self._environment = _variables(threads, device) | dict(env)
         self._slots: list[_Slot] = []
         self._cluster = Cluster(address)
         self._ray = self._cluster.ray
@@ -109,7 +110,7 @@ class RayPool:
         process = self._process(seat, job.side)
         call = process.run.options(num_returns=1 + len(CHANNELS))
         outcome, *products = call.remote(job, list(inputs), *inputs.values())
-        seat.run = _Run(job, outcome, dict(zip(CHANNELS, products, strict=True)), time.monotonic())
+        seat.run = _Run(job, outcome, dict(zip(CHANNELS, products, strict=True)))
 
     def wait(self, timeout: float | None) -> list[Finished]:
         """The jobs that have ended since, in no order; returns at once where none runs.
@@ -120,7 +121,8 @@ class RayPool:
         running = {slot.run.outcome: index for index, slot in enumerate(self._slots) if slot.run is not None}
         if not running:
             return []
-        ended, _ = self._ray.wait(list(running), num_returns=1, timeout=timeout)
+        seconds = None if timeout is None else max(timeout, 0.0)
+        ended, _ = self._ray.wait(list(running), num_returns=1, timeout=seconds)
         if ended:
             ended, _ = self._ray.wait(list(running), num_returns=len(running), timeout=0)
         return [self._finish(running[outcome]) for outcome in ended]
@@ -144,7 +146,7 @@ class RayPool:
             LookupError: they are lost.
         """
         try:
-            return bytes(self._ray.get(handle).tobytes())
+            return bytes(self._ray.get(handle, timeout=_GET_SECONDS).tobytes())
         except self._ray.exceptions.RayError as error:
             raise LookupError(f"a product is lost: {error}") from error
 
@@ -196,28 +198,20 @@ class RayPool:
             return Finished(index, run.job.id, None, f"{type(error.cause).__name__}: {error.cause}")
         except errors.RayError as error:
             self._end(slot, run.job.side)
-            return Finished(index, run.job.id, None, _reason(error, run, self._cluster.logs))
-        outcome.products = {channel: run.products[channel] for channel in CHANNELS if channel in outcome.products}
+            if run.killed is not None:
+                after = run.killed - run.started
+                return Finished(index, run.job.id, None, f"killed by the scheduler after {after:.1f} s")
+            return Finished(index, run.job.id, None, reason(error, self._cluster.logs, run.kernel_kills))
+        outcome.products = {
+            channel: run.products[channel] for channel in CHANNELS if channel in outcome.products
+        }
         if self._kind == "cuda" and "CUDA error" in (outcome.error or ""):
             # Such an error stays with the process: every later call on the GPU would fail as well.
             self._end(slot, run.job.side)
         return Finished(index, run.job.id, outcome)
 
 
-def _reason(error: Exception, run: _Run, logs: Path | None) -> str:
-    if run.killed is not None:
-        return f"killed by the scheduler after {run.killed - run.started:.1f} s"
-    text = str(error)
-    detail = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*)", text, re.DOTALL)
-    reason = f"{detail[1]}: {detail[2].strip()}" if detail else text.strip()
-    return "\n".join([reason, *_crash(text, logs)])
-
-
-def _crash(text: str, logs: Path | None) -> list[str]:
-    # Ray does not tell the signal, but a process that dies of its own fault writes it, with a trace, to its log.
-    pid = re.search(r"pid: (\d+)", text)
-    for log in logs.glob(f"worker-*-{pid[1]}.err") if logs and pid else []:
-        _, found, trace = log.read_text(errors="replace").partition("Fatal Python error:")
-        if found:
-            return [found + trace.partition("\n\nExtension modules")[0]]
-    return []
+def _variables(threads: int, device: str) -> dict[str, str]:
+    # Ray leaves all GPUs in sight of a process that asked for none.
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    return dict.fromkeys(_THREAD_VARIABLES, str(threads)) | hidden

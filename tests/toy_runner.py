@@ -39,10 +39,6 @@ def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
                 pass
         case "join":
             products["public"] = b"".join(inputs[role] for role in sorted(inputs))
-        case "memory":
-            held = bytearray(spec["bytes"])
-            time.sleep(spec["seconds"])
-            result["held"] = len(held)
         case "raise":
             raise ZeroDivisionError("a toy error")
         case "sys.exit":
