@@ -79,6 +79,7 @@ class RayPool:
         self._kind = device
         self._environment = _variables(threads, device) | dict(env)
         self._slots: list[_Slot] = []
+        self._warming: list[Any] = []
         self._cluster = Cluster(address)
         self._ray = self._cluster.ray
         try:
@@ -156,7 +157,7 @@ class RayPool:
             for slot in self._slots:
                 for side in list(slot.processes):
                     self._end(slot, side)
-        self._slots = []
+        self._slots, self._warming = [], []
         self._cluster.close()
 
     def _open(self, workers: int, threads: int, gpus: int | None) -> None:
@@ -170,6 +171,8 @@ class RayPool:
         warm = [self._process(slot, "owner").warm.remote() for slot in self._slots]
         for slot, seen in zip(self._slots, self._ray.get(warm), strict=True):
             slot.device = "cpu" if self._kind == "cpu" else f"cuda:{seen}"
+        # Not waited for: the owners' first jobs hide the start of the attackers' processes.
+        self._warming = [self._process(slot, "attacker").warm.remote() for slot in self._slots]
 
     def _process(self, slot: _Slot, side: Side) -> Any:
         if side not in slot.processes:
@@ -202,9 +205,7 @@ class RayPool:
                 after = run.killed - run.started
                 return Finished(index, run.job.id, None, f"killed by the scheduler after {after:.1f} s")
             return Finished(index, run.job.id, None, reason(error, self._cluster.logs, run.kernel_kills))
-        outcome.products = {
-            channel: run.products[channel] for channel in CHANNELS if channel in outcome.products
-        }
+        outcome.products = {channel: run.products[channel] for channel in CHANNELS if channel in outcome.products}
         if self._kind == "cuda" and "CUDA error" in (outcome.error or ""):
             # Such an error stays with the process: every later call on the GPU would fail as well.
             self._end(slot, run.job.side)

@@ -140,8 +140,7 @@ def _warnings(budget: float, board: list[Row], cells: list[Row]) -> list[str]:
             notes.append(f"{word}: {count} of {total} cells. The first: {where}: {message[:200]}")
     if any(row["ceiling"] is not None and row["ceiling"] <= budget for row in board):
         notes.append(
-            "CAUTION: the ceiling is within the budget; where own labels train as good a model, nothing "
-            "here can count as removed."
+            "CAUTION: the ceiling is within the budget: training on own labels alone costs no more than a removal may."
         )
     mixed = [name for name in ("devices", "versions") if any(row[f"mixed_{name}"] for row in board)]
     if mixed:

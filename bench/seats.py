@@ -27,9 +27,7 @@ class Seat:
     gpus: float
 
 
-def layout(
-    workers: int, threads: int, device: Literal["cpu", "cuda"], gpus: int
-) -> tuple[list[Bundle], list[Seat]]:
+def layout(workers: int, threads: int, device: Literal["cpu", "cuda"], gpus: int) -> tuple[list[Bundle], list[Seat]]:
     """What to reserve, and the seat of each slot.
 
     On GPUs a bundle is one whole GPU with the slots that share it: left to itself, Ray would fill the first

@@ -79,7 +79,7 @@ def to_buffer(data: bytes) -> Buffer:
     return np.frombuffer(data, dtype=np.uint8)
 
 
-def _buffers(products: dict[str, Any]) -> dict[str, Buffer]:
+def _buffers(products: dict[Channel, Any]) -> dict[Channel, Buffer]:
     unknown = sorted(set(products) - set(CHANNELS))
     if unknown:
         raise ValueError(f"expected products by channel {', '.join(CHANNELS)}, got {', '.join(unknown)}")
