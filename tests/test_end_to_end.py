@@ -7,7 +7,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -23,17 +22,17 @@ HEAD = """
     timeout = 20.0
     [[tasks]]
     dataset = "digits"
-    recipe = {{ epochs = 4 }}
+    recipe = {{ epochs = {epochs} }}
 """
 # Columns that say when and how long, and not what.
 TIMES = ["run_id", "seconds_protect", "seconds", "seconds_verify", "peak_memory_mb", "created_at"]
 
 
-def suite_text(defenses, attacks, keep="protected"):
+def suite_text(defenses, attacks, keep="protected", epochs=4):
     if not any("scratch" in text for text in attacks):
         attacks = [*attacks, SCRATCH]
     tables = [f"[[defenses]]\n{text}" for text in defenses] + [f"[[attacks]]\n{text}" for text in attacks]
-    return textwrap.dedent(HEAD).format(keep=keep) + "\n".join(tables)
+    return textwrap.dedent(HEAD).format(keep=keep, epochs=epochs) + "\n".join(tables)
 
 
 def rows(folder):
@@ -42,8 +41,7 @@ def rows(folder):
 
 def comparable(folder):
     """The rows without times, as text, to be compared bit for bit."""
-    frame = rows(folder).drop(columns=TIMES)
-    return frame.map(repr)
+    return [repr(row) for row in pq.read_table(folder / "records.parquet").drop_columns(TIMES).to_pylist()]
 
 
 @pytest.fixture
@@ -173,13 +171,13 @@ def test_a_second_run_does_nothing_and_leaves_the_same_rows(whole, go):
     path = whole[1].parent / "small.toml"
     assert run(Options(str(path), out=whole[1], device="cpu", local=True), console) == 0
     assert "0 jobs run" in console.file.getvalue()
-    pd.testing.assert_frame_equal(comparable(whole[1]), before)
+    assert comparable(whole[1]) == before
 
 
 def test_a_run_of_its_own_gives_the_same_rows_bit_for_bit(whole, go):
     code, out, _ = go(suite_text(DEFENSES, ATTACKS))
     assert code == 0
-    pd.testing.assert_frame_equal(comparable(out), comparable(whole[1]))
+    assert comparable(out) == comparable(whole[1])
 
 
 def test_two_seeds_differ_and_only_narrows(whole, go):
