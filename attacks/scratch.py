@@ -28,6 +28,7 @@ class Scratch(RemovalAttack):
     data: ClassVar[Data] = "labels"
     attack_class: ClassVar[AttackClass] = "extraction"
     strength_unit: ClassVar[str] = "epochs"
+    ceiling: ClassVar[bool] = True
 
     epochs: int = 100
 

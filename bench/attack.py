@@ -31,6 +31,7 @@ class Attack(Plugin):
             the task costs anyone.
         data: the most that it uses of the attacker's data.
         knowledge: whether it knows the scheme (`target.scheme`) or even a part of the key.
+        ceiling: True for the attack that trains from the attacker's labels alone, which is in every suite.
         changes_task: whether surrogates are for the dataset's second task.
     """
 
@@ -38,6 +39,7 @@ class Attack(Plugin):
     access: ClassVar[Access] = "white-box"
     data: ClassVar[Data] = "none"
     knowledge: ClassVar[Knowledge] = "none"
+    ceiling: ClassVar[bool] = False
     changes_task: ClassVar[bool] = False
 
     def data_used(self) -> Data:
@@ -78,6 +80,12 @@ class InsiderAttack(RemovalAttack):
 
     knowledge: ClassVar[Knowledge] = "insider"
     part: ClassVar[str] = ""
+
+    def against(self, scheme: Defense) -> str | None:
+        """Needs a scheme whose key has that part."""
+        if self.part in scheme.parts:
+            return None
+        return f"needs the part {self.part!r} of the key, {scheme.name} has {', '.join(scheme.parts) or 'none'}"
 
 
 class Forgery(NamedTuple):

@@ -39,12 +39,14 @@ class Defense(Plugin):
         key_kind: by which forgeries find the scheme.
         uniform: names of the drawn parts of the key that the statistic counts agreement with; they are
             uniformly distributed and independent of every model.
+        parts: names of tensors in the completed key that an insider attack can hold.
         undefended: True for the defense that protects nothing, whose model is the clean one.
     """
 
     access: ClassVar[Access] = "white-box"
     key_kind: ClassVar[KeyKind] = "none"
     uniform: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[tuple[str, ...]] = ()
     undefended: ClassVar[bool] = False
 
     def access_used(self) -> Access:
@@ -65,13 +67,17 @@ class Defense(Plugin):
         raise NotImplementedError
 
     def protect(self, trainer: OwnerTrainer, key: Key) -> Protected:
-        """Train or change a model so that the key can later be recognised in it."""
+        """Train or change a model so that the key can later be recognised in it.
+
+        The key comes back completed with facts; its drawn part stays as it was drawn. Keys live on the CPU.
+        """
         raise NotImplementedError
 
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
         """Look for the key in a suspect; it may never have been protected.
 
         Returns:
-            Evidence; `Evidence.unreadable(reason)` for a suspect that cannot be read, never an exception.
+            Evidence; `Evidence.unreadable(reason)` for a suspect that cannot be read. `Unreadable`, which a
+            suspect raises on inputs that it does not take, may pass through and comes to the same.
         """
         raise NotImplementedError

@@ -14,6 +14,10 @@ class NonFiniteWeights(Exception):
     """A plugin returned a model whose weights or statistics hold NaN or infinity."""
 
 
+class Unreadable(Exception):
+    """A suspect does not take the inputs, or has not what is looked for: no evidence, and no failure either."""
+
+
 class AccessError(Exception):
     """A plugin reached for something that it did not declare."""
 

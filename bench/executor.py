@@ -44,7 +44,10 @@ class Executor(Protocol):
         """Start a job on an idle slot; returns at once where it can."""
 
     def wait(self, timeout: float | None) -> list[Finished]:
-        """The jobs that have ended since; waits up to `timeout` seconds for the first (None: for ever)."""
+        """The jobs that have ended since; waits up to `timeout` seconds for the first, never where none runs."""
+
+    def begun(self, slot: int) -> float | None:
+        """When the slot's job began, by `time.perf_counter`; None while its process is still starting."""
 
     def kill(self, slot: int) -> None:
         """End the worker of a slot now and replace it; its job comes back from `wait` as lost."""
@@ -89,6 +92,11 @@ class InlineExecutor:
         del timeout
         ended, self._ended = self._ended, []
         return ended
+
+    def begun(self, slot: int) -> float | None:
+        """None: a job in this process has ended before anyone can ask."""
+        del slot
+        return None
 
     def kill(self, slot: int) -> None:
         """Nothing: a job in this process has ended before anyone can ask."""

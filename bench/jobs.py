@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import json
 import platform
 import random
 import resource
@@ -28,6 +27,7 @@ from bench.training import Split
 from bench.work import Work
 
 _STAGE = "stage:"
+_ON_CPU = ("key", "part")
 
 
 def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
@@ -40,16 +40,23 @@ def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
     """
     started = time.perf_counter()
     place = torch.device(device)
-    _reset(job, place)
     try:
+        _reset(job, place)
         result, products = getattr(work, job.kind)(_surroundings(job, inputs, place))
         packed = {channel: bundle.to_bytes() for channel, bundle in products.items()}
+        # Here, and not in the next job: what cannot be stored is this plugin's fault.
+        parameters.canonical(result)
+        for content in packed.values():
+            Bundle.from_bytes(content)
         outcome = Outcome("ok", result, packed)
     # A plugin may raise anything, sys.exit included; the cell fails, the worker lives on.
     except (Exception, SystemExit) as error:  # noqa: BLE001
         text = "".join(traceback.format_exception(error))
         outcome = Outcome.failure(type(error).__name__, str(error), text)
     outcome.peak_memory_mb = _peak_memory(place)
+    if place.type == "cuda":
+        # Slots share a GPU; an idle one must not sit on memory that another needs.
+        torch.cuda.empty_cache()
     outcome.device = "cpu" if place.type == "cpu" else f"cuda ({torch.cuda.get_device_name(place)})"
     outcome.threads = torch.get_num_threads()
     outcome.versions = versions()
@@ -70,10 +77,12 @@ def versions() -> dict[str, str]:
 
 def _surroundings(job: Job, inputs: Mapping[str, bytes], device: torch.device) -> Work:
     spec = job.spec
-    bundles = {role: Bundle.from_bytes(content).to(device) for role, content in inputs.items()}
+    bundles = {role: Bundle.from_bytes(content) for role, content in inputs.items()}
+    # Keys stay on the CPU, where they were drawn: a scheme moves what it needs.
+    bundles = {role: one if role in _ON_CPU else one.to(device) for role, one in bundles.items()}
     surroundings = Work(
-        task=_task(parameters.canonical(spec["task"])),
-        seed=spec.get("seed", 0),
+        task=_task(spec["task"]),
+        seed=spec["seed"],
         device=device,
         bundles={role: bundle for role, bundle in bundles.items() if not role.startswith(_STAGE)},
         stages={r.removeprefix(_STAGE): bundle for r, bundle in bundles.items() if r.startswith(_STAGE)},
@@ -81,13 +90,15 @@ def _surroundings(job: Job, inputs: Mapping[str, bytes], device: torch.device) -
         scheme=_plugin(spec.get("scheme")),
         options=spec.get("options", {}),
     )
+    # Copies, because a plugin may change what it is handed and the next job must not see that.
     dataset = spec["task"]["dataset"]
     if job.side == "attacker":
-        surroundings.inputs, surroundings.labelled = _attacker_data(dataset)
+        inputs_only, labelled = _attacker_data(dataset)
+        surroundings.inputs, surroundings.labelled = inputs_only.clone(), labelled.copy()
     elif job.kind == "measure":
-        surroundings.test = _test_data(dataset)
+        surroundings.test = _test_data(dataset).copy()
     else:
-        surroundings.train, surroundings.heldout = _owner_data(dataset)
+        surroundings.train, surroundings.heldout = (split.copy() for split in _owner_data(dataset))
     return surroundings
 
 
@@ -97,9 +108,7 @@ def _plugin(spec: Mapping[str, Any] | None) -> Any:
     return parameters.build(registry.load(spec["path"]), spec["params"], spec["path"])
 
 
-@functools.cache
-def _task(text: str) -> Task:
-    spec = json.loads(text)
+def _task(spec: Mapping[str, Any]) -> Task:
     return Task(data.info(spec["dataset"]), spec["model"], parameters.build(Recipe, spec["recipe"], "recipe"))
 
 
@@ -115,7 +124,7 @@ def _attacker_data(dataset: str) -> tuple[torch.Tensor, Split]:
     parts = data.load(dataset)
     # Clones, because a view would carry the storage of the whole dataset.
     labelled = parts.attacker.take(parts.labelled)
-    return parts.attacker.x.clone(), Split(labelled.x.clone(), labelled.y.clone())
+    return parts.attacker.x.clone(), labelled.copy()
 
 
 @functools.cache
@@ -134,10 +143,12 @@ def _reset(job: Job, device: torch.device) -> None:
     torch.set_default_device(None)
     torch.set_grad_enabled(True)
     torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = False
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(device)
     else:
         _restart_peak_memory()

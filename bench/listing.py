@@ -67,9 +67,9 @@ def _traits(cls: type[Any]) -> Iterable[str]:
 
 def _broken(registry: Registry, names: Sequence[str]) -> str:
     lines = [
-        f"  {one.name:<16} {one.where}: {one.error_type}: {one.error}"
+        f"  {one.names[0]:<16} {one.where}: {one.error_type}: {one.error}"
         for one in registry.broken
-        if not names or one.name in names
+        if not names or set(one.names) & set(names)
     ]
     return "\n".join(["not usable:", *lines, ""]) if lines else ""
 

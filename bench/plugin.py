@@ -39,6 +39,10 @@ class Plugin:
         del task
         return None
 
+    def architectures(self) -> tuple[str, ...]:
+        """Names of the models that it builds beside the task's own; their sources are part of its identity."""
+        return ()
+
     def stages(self) -> tuple[Any, ...]:
         """The shared stages (`bench.stage`) that it wants computed beforehand."""
         return ()

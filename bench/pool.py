@@ -31,6 +31,8 @@ class _Run:
     outcome: Any
     products: dict[Channel, Any]
     started: float = field(default_factory=time.monotonic)
+    ready: Any = None
+    begun: float | None = None
     kernel_kills: int = field(default_factory=kernel_kills)
     killed: float | None = None
 
@@ -109,9 +111,11 @@ class RayPool:
         if job.side == "attacker" and secret:
             raise ValueError(f"job {job.id} of the attacker's side asks for a secret: {', '.join(secret)}")
         process = self._process(seat, job.side)
+        # Calls of one process run in order: this one is done when the job begins.
+        ready = process.warm.remote()
         call = process.run.options(num_returns=1 + len(CHANNELS))
         outcome, *products = call.remote(job, list(inputs), *inputs.values())
-        seat.run = _Run(job, outcome, dict(zip(CHANNELS, products, strict=True)))
+        seat.run = _Run(job, outcome, dict(zip(CHANNELS, products, strict=True)), ready=ready)
 
     def wait(self, timeout: float | None) -> list[Finished]:
         """The jobs that have ended since, in no order; returns at once where none runs.
@@ -127,6 +131,13 @@ class RayPool:
         if ended:
             ended, _ = self._ray.wait(list(running), num_returns=len(running), timeout=0)
         return [self._finish(running[outcome]) for outcome in ended]
+
+    def begun(self, slot: int) -> float | None:
+        """When the slot's job began, by `time.perf_counter`; None while its process is still starting."""
+        run = self._slots[slot].run
+        if run is not None and run.begun is None and self._ray.wait([run.ready], timeout=0)[0]:
+            run.begun = time.perf_counter()
+        return run.begun if run is not None else None
 
     def kill(self, slot: int) -> None:
         """End the process that runs a slot's job, or both where none runs; the next job gets a new one."""

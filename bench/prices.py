@@ -132,5 +132,6 @@ def _judged(lines: pd.DataFrame, budget: float) -> pd.DataFrame:
     lines["censored"] = lines["priced"] & (never | (lines["lost"] >= lines["ceiling"]))
     lines["price"] = lines["lost"].where(~lines["censored"], lines["ceiling"]).where(lines["priced"])
     lines["strength"] = lines["strength"].where(lines["priced"] & ~lines["censored"])
-    lines["success"] = lines["priced"] & ~lines["censored"] & (lines["price"] <= budget)
+    # By what was really lost: a removal within the budget is one, even where training anew costs less still.
+    lines["success"] = lines["priced"] & ~never & (lines["lost"] <= budget)
     return lines

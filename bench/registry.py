@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import sys
 import traceback
 from dataclasses import dataclass, field, is_dataclass
@@ -30,14 +31,14 @@ class Broken:
     """A plugin file that could not be used.
 
     Attributes:
-        name: the name that its file suggests, in kebab-case.
+        names: those that its file suggests, and those that it would have defined.
         where: module or file.
         error_type: class name of the error.
         error: its message.
         traceback: where it came from.
     """
 
-    name: str
+    names: tuple[str, ...]
     where: str
     error_type: str
     error: str
@@ -58,7 +59,7 @@ class Registry:
 
     def broken_named(self, name: str) -> Broken | None:
         """The broken file that suggests this name."""
-        return next((one for one in self.broken if one.name == name), None)
+        return next((one for one in self.broken if name in one.names), None)
 
 
 @functools.cache
@@ -112,7 +113,10 @@ def _extra_files() -> list[Path]:
 def _import_file(file: Path) -> ModuleType:
     name = f"{_FOLDER_PACKAGE}.{file.stem}"
     if name in sys.modules:
-        return sys.modules[name]
+        loaded = sys.modules[name]
+        if Path(str(loaded.__file__)) != file:
+            raise ImportError(f"another plugin file of the same name was loaded: {loaded.__file__}")
+        return loaded
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ImportError(f"expected a Python file, got {file}")
@@ -136,19 +140,30 @@ def _collect(registry: Registry, where: str, import_module: functools.partial[Mo
                 _register(registry, cls)
     # Whatever a stranger's file does at import, the other plugins must stay usable.
     except (Exception, SystemExit) as error:  # noqa: BLE001
-        registry.broken.append(_broken(stem.replace("_", "-"), where, error))
+        names = (stem.replace("_", "-"), *_names_in(where))
+        registry.broken.append(_broken(names, where, error))
 
 
 def _collect_entry(registry: Registry, entry: Any) -> None:
     try:
         _register(registry, entry.load())
     except (Exception, SystemExit) as error:  # noqa: BLE001
-        registry.broken.append(_broken(entry.name, f"{entry.value} (entry point)", error))
+        registry.broken.append(_broken((entry.name,), f"{entry.value} (entry point)", error))
 
 
-def _broken(name: str, where: str, error: BaseException) -> Broken:
+def _names_in(where: str) -> list[str]:
+    """The names that a file would have given to its plugins; it could not be imported to ask."""
+    try:
+        path = Path(where) if where.endswith(".py") else Path(str(importlib.util.find_spec(where).origin))  # type: ignore[union-attr]
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except (OSError, ImportError, AttributeError):
+        return []
+    return re.findall(r"""^\s+name\b[^=\n]*=\s*["']([^"']+)["']""", text, re.MULTILINE)
+
+
+def _broken(names: tuple[str, ...], where: str, error: BaseException) -> Broken:
     text = "".join(traceback.format_exception(error))
-    return Broken(name, where, type(error).__name__, str(error), text)
+    return Broken(names, where, type(error).__name__, str(error), text)
 
 
 def _register(registry: Registry, cls: type) -> None:

@@ -69,7 +69,7 @@ def run(options: Options, console: Console | None = None) -> int:
 
 
 def narrowed(chosen: Suite, only: Sequence[str]) -> Suite:
-    """The suite with just the defenses and attacks that `--only` names.
+    """The suite with just the defenses and attacks that `--only` names, and what they are measured from.
 
     Args:
         chosen: the suite.
@@ -91,9 +91,15 @@ def narrowed(chosen: Suite, only: Sequence[str]) -> Suite:
             if name not in known:
                 raise unknown(role, name, known, f"--only, suite {chosen.header.name}")
         if names:
-            kept = tuple(p for p in plugins if p.name in names or getattr(p, "label", p.name) in names)
+            kept = tuple(p for p in plugins if p.name in names or getattr(p, "label", "") in names or _is_base(p))
             chosen = replace(chosen, **{f"{role}s": kept})  # type: ignore[arg-type]
     return chosen
+
+
+def _is_base(plugin: object) -> bool:
+    """Whether every number is measured from it: the clean model, the model without attack, the ceiling."""
+    is_nothing = getattr(plugin, "kind", "") == "none"
+    return is_nothing or getattr(plugin, "undefended", False) or getattr(plugin, "ceiling", False)
 
 
 def _device(wanted: str) -> Literal["cpu", "cuda"]:
@@ -113,8 +119,18 @@ def _executor(options: Options, plan: Plan, device: Literal["cpu", "cuda"]) -> E
     if device == "cuda":
         workers = options.workers or torch.cuda.device_count()
     else:
-        workers = options.workers or max(1, (os.cpu_count() or 1) // plan.threads)
+        workers = options.workers or max(1, cores() // plan.threads)
     return RayPool(workers=workers, threads=plan.threads, device=device, address=options.address, env=env)
+
+
+def cores() -> int:
+    """The cores that this process may use: its affinity, within the quota of its control group."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return allowed
 
 
 def _summary(totals: Totals, out: Path, tables: boards.Tables) -> str:

@@ -70,7 +70,6 @@ class Totals:
 class _Running:
     job: Job
     since: float
-    deadline: float
 
 
 @dataclass
@@ -211,7 +210,7 @@ class Scheduler:
     def _start(self, slot: int, job: Job) -> None:
         inputs = {role: self._handle(source) for role, source in job.inputs.items()}
         since = time.perf_counter()
-        self._running[slot] = _Running(job, since, since + self.plan.timeout)
+        self._running[slot] = _Running(job, since)
         self._attempts[job.id] += 1
         self.progress.started(job)
         self.executor.start(slot, job, inputs)
@@ -229,9 +228,11 @@ class Scheduler:
     def _collect(self) -> None:
         for finished in self.executor.wait(_TICK):
             self._finish(finished)
-        moment = time.perf_counter()
         for slot, one in list(self._running.items()):
-            if moment > one.deadline and one.job.id not in self._timed_out:
+            # The start of a process is not the job's time.
+            begun = self.executor.begun(slot)
+            late = begun is not None and time.perf_counter() > begun + self.plan.timeout
+            if late and one.job.id not in self._timed_out:
                 self._timed_out.add(one.job.id)
                 self.executor.kill(slot)
         self.progress.tick(sum(self._guess[job_id] for job_id in self._todo))

@@ -46,9 +46,26 @@ def digest(roots: Iterable[Node]) -> str:
 
 
 def plugin_roots(cls: type, methods: Iterable[str]) -> list[Node]:
-    """The roots of a plugin's class: its fields and bases, and the named methods."""
-    module = cls.__module__
-    return [(module, f"{cls.__qualname__}#header"), *((module, f"{cls.__qualname__}.{name}") for name in methods)]
+    """The roots of a plugin's class: the fields of it and its bases, the named methods, and those that they call.
+
+    A method called on `self` is every definition of that name among the class and its bases: a base's
+    `protect` may call what a subclass overrides.
+    """
+    lineage = [one for one in cls.__mro__ if one.__module__.split(".")[0] in PACKAGES | {cls.__module__.split(".")[0]}]
+    roots = [(one.__module__, f"{one.__qualname__}#header") for one in lineage]
+    seen: set[str] = set()
+    waiting = list(methods)
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for one in lineage:
+            node = (one.__module__, f"{one.__qualname__}.{name}")
+            for statement in _statements(node):
+                roots.append(node)
+                waiting += [path[1] for path in _names_used(statement) if path[0] in ("self", "cls") and len(path) > 1]
+    return roots
 
 
 def whole_module(name: str) -> Node:
@@ -85,10 +102,16 @@ def _edges(node: Node) -> tuple[Node, ...]:
         return (*found, *((name, definition) for definition in module.definitions))
     if what in module.methods:
         found += [(name, f"{what}#header"), *((name, f"{what}.{method}") for method in module.methods[what])]
+        cls = module.definitions[what][0]
+        for base in cls.bases if isinstance(cls, ast.ClassDef) else []:
+            for path in _names_used(ast.Expr(base)):
+                found.extend(_resolve(module, path, ""))
         return tuple(found)
     owner = what.split("#")[0].split(".")[0] if ("." in what or "#" in what) else ""
     for statement in _statements(node):
-        for path in _names_used(statement):
+        # The bases of a class are followed with the whole class, or with its lineage where it is a plugin's.
+        bare = _baseless(statement) if what.endswith("#header") else statement
+        for path in _names_used(bare):
             found.extend(_resolve(module, path, owner))
     return tuple(found)
 
@@ -222,6 +245,12 @@ def _names_used(statement: ast.stmt) -> Iterator[tuple[str, ...]]:
 def _header(cls: ast.ClassDef) -> ast.ClassDef:
     kept = [one for one in cls.body if not isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
     return ast.ClassDef(cls.name, cls.bases, cls.keywords, kept or [ast.Pass()], cls.decorator_list)
+
+
+def _baseless(statement: ast.stmt) -> ast.stmt:
+    if not isinstance(statement, ast.ClassDef):
+        return statement
+    return ast.ClassDef(statement.name, [], [], statement.body, statement.decorator_list)
 
 
 def _is_docstring(statement: ast.stmt) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from bench.bundle import Bundle
-from bench.plugin import Plugin
+from bench.parameters import canonical
+from bench.plugin import Access, Plugin
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,18 @@ class Stage(Plugin):
     Attributes:
         side: `owner` stages see the owner's data and stay with the owner; `attacker` stages see the target
             and the attacker's data, and there is one for each protected model.
+        access: of attacker stages, to the protected model; no more than that of the attacks which want it.
+        data: of attacker stages, the most that it uses of the attacker's data.
     """
 
     side: ClassVar[Literal["owner", "attacker"]] = "owner"
+    access: ClassVar[Access] = "black-box"
+    data: ClassVar[str] = "inputs"
+
+    @property
+    def key(self) -> str:
+        """By which products are found: the name with all parameters."""
+        return canonical([self.name, self.params])
 
     def run(self, trainer: Any, target: Any) -> Bundle:
         """The product.
@@ -52,4 +62,4 @@ class TargetAnswers(Stage):
     def run(self, trainer: Any, target: Any) -> Bundle:
         """Query the target once for each input."""
         answers = target.answers(trainer.inputs, "logits")
-        return Bundle(tensors={"logits": answers}, values={"queries": target.queries})
+        return Bundle(tensors={"logits": answers})

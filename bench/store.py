@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.errors import InputError
 from bench.job import Channel, Outcome, Plan
@@ -74,18 +74,14 @@ class RunFolder:
         """
         try:
             if fresh and path.exists():
-                stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
-                path.rename(path.with_name(f"{path.name}.before-{stamp}-{secrets.token_hex(2)}"))
+                _set_aside(path)
             path.mkdir(parents=True, exist_ok=True)
             (path / "artifacts").mkdir(exist_ok=True)
             lock = open(path / "lock", "a")  # noqa: SIM115 - held open until the run ends
         except OSError as error:
             raise InputError(f"--out: expected a folder that can be written, got {path}: {error}") from error
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(f"--out: another run is writing to {path}") from error
+            _lock(lock, path)
             if not (path / "run.json").exists():
                 head = {
                     "schema_version": SCHEMA_VERSION,
@@ -214,6 +210,23 @@ class RunFolder:
             return Plan.from_json(json.loads((self.path / "plan.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(f"{self.path}: expected a plan.json that can be read: {error}") from error
+
+
+def _lock(file: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise InputError(f"--out: another run is writing to {path}") from error
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a run folder that nobody writes to."""
+    if not (path / "run.json").exists() and any(path.iterdir()):
+        raise InputError(f"--fresh: expected a run folder at {path}, got a folder of other things")
+    with open(path / "lock", "a") as lock:
+        _lock(lock, path)
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+        path.rename(path.with_name(f"{path.name}.before-{stamp}-{secrets.token_hex(2)}"))
 
 
 def _head(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.bundle import Bundle
-from bench.errors import AccessError
+from bench.errors import AccessError, Unreadable
 from bench.plugin import Access
 
 Answer = Literal["labels", "probabilities", "logits"]
@@ -69,11 +69,20 @@ class Suspect:
 
         Raises:
             AccessError: the reader declared no access at all.
+            Unreadable: the suspect does not take such inputs.
         """
         if self._access == "none":
             raise AccessError("queried a model with declared access 'none'")
         self.queries += len(x)
-        logits = self._answer(x)
+        try:
+            logits = self._answer(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            # Errors of the device are ours; those of shapes are the suspect's.
+            if "CUDA" in str(error):
+                raise
+            raise Unreadable(f"the suspect does not take these inputs: {error}") from error
         if kind == "labels":
             return logits.argmax(1)
         return logits.softmax(1) if kind == "probabilities" else logits
@@ -83,12 +92,13 @@ class Suspect:
         """The model itself.
 
         Raises:
-            AccessError: the reader declared black-box access, or the suspect can only be queried.
+            AccessError: the reader declared black-box access.
+            Unreadable: the suspect can only be queried.
         """
         if self._access != "white-box":
             raise AccessError(f"opened a model with declared access {self._access!r}")
         if self._module is None:
-            raise AccessError("this suspect can only be queried")
+            raise Unreadable("this suspect can only be queried")
         return self._module
 
 

@@ -26,7 +26,7 @@ class Trainer:
         task: what the model is for.
         stream: all randomness of this side descends from it.
         device: set by the harness, never by a plugin.
-        stages: finished stages by label. Where it is None, a stage is computed when first asked for, which
+        stages: finished stages by key. Where it is None, a stage is computed when first asked for, which
             suits a notebook; the harness hands over those that the plugin declared.
         hooks: added to every training, so that two methods can share one model.
     """
@@ -102,13 +102,13 @@ class Trainer:
         Raises:
             AccessError: the plugin did not declare it in `stages()`.
         """
-        if stage.label not in self._stages:
+        if stage.key not in self._stages:
             if not self._lazy:
                 raise AccessError(
                     f"stage {stage.label!r} was not declared; stages() gave: {', '.join(self._stages) or '(none)'}"
                 )
-            self._stages[stage.label] = self._compute(stage)
-        return self._stages[stage.label]
+            self._stages[stage.key] = self._compute(stage)
+        return self._stages[stage.key]
 
     def _compute(self, stage: Stage) -> Bundle:
         raise NotImplementedError

@@ -34,6 +34,10 @@ class Split:
         """The first `count` of them."""
         return Split(self.x[:count], self.y[:count])
 
+    def copy(self) -> Split:
+        """The same in storage of its own."""
+        return Split(self.x.clone(), self.y.clone())
+
     def to(self, device: torch.device) -> Split:
         """The same on the device."""
         return Split(self.x.to(device), self.y.to(device))

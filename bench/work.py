@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from bench.attack import AmbiguityAttack, Attack, DecoyAttack, InsiderAttack, RemovalAttack
 from bench.bundle import Bundle, bundle_to_key, key_to_bundle
 from bench.defense import Defense
-from bench.errors import NonFiniteWeights
+from bench.errors import NonFiniteWeights, Unreadable
+from bench.evidence import Evidence
 from bench.job import Channel
 from bench.key import Key
 from bench.plugin import Access
@@ -25,6 +26,9 @@ from bench.task import Task
 from bench.trainer import AttackerTrainer, OwnerTrainer
 from bench.training import Split
 
+# Where a stage keeps what it took, for those that rest on it.
+_SPENT = "spent"
+
 Result = tuple[dict[str, Any], dict[Channel, Bundle]]
 
 
@@ -34,7 +38,7 @@ class Work:
 
     Attributes:
         task: the task.
-        seed: of the repetition.
+        seed: of the repetition; on the attacker's side a name from which the owner's streams do not follow.
         device: on which to run.
         bundles: the products of other jobs by role.
         stages: those among them that are stages, by label.
@@ -47,7 +51,7 @@ class Work:
     """
 
     task: Task
-    seed: int
+    seed: str
     device: torch.device
     bundles: Mapping[str, Bundle] = field(default_factory=dict)
     stages: Mapping[str, Bundle] = field(default_factory=dict)
@@ -66,7 +70,7 @@ def owner(work: Work) -> OwnerTrainer:
     """The trainer of the owner's side."""
     assert work.train is not None
     assert work.heldout is not None
-    stream = Stream.root(work.seed).child("owner")
+    stream = Stream((work.seed, "owner"))
     return OwnerTrainer(work.task, work.train, work.heldout, stream, work.device, work.stages)
 
 
@@ -74,7 +78,7 @@ def attacker(work: Work, target: Target, data: str) -> AttackerTrainer:
     """The trainer of the attacker's side."""
     assert work.inputs is not None
     assert work.labelled is not None
-    stream = Stream.root(work.seed).child("attacker")
+    stream = Stream((work.seed,))
     return AttackerTrainer(
         work.task, work.inputs, work.labelled, stream, work.device, work.stages, target=target, data=data
     )
@@ -96,16 +100,22 @@ def stage(work: Work) -> Result:
     plugin: Stage = work.plugin
     if plugin.side == "owner":
         return {}, {"secret": plugin.run(owner(work), None)}
-    target = target_of(work)
-    bundle = plugin.run(attacker(work, target, "inputs"), target)
-    return {"queries": target.queries}, {"public": bundle}
+    target = target_of(work, plugin.access)
+    trainer = attacker(work, target, plugin.data)
+    bundle = plugin.run(trainer, target)
+    bundle.values[_SPENT] = _spent(work, target, trainer)
+    return {}, {"public": bundle}
 
 
 def protect(work: Work) -> Result:
     """Draw the key, protect a model, and part what is published from what is secret."""
     defense: Defense = work.plugin
-    key = defense.draw(work.task, Stream.root(work.seed).child("owner", "key", defense.name))
-    model, key, release = defense.protect(owner(work), key)
+    drawn = defense.draw(work.task, Stream((work.seed, "owner", "key", defense.name)))
+    before = key_to_bundle(drawn).to_bytes()
+    model, key, release = defense.protect(owner(work), drawn)
+    # A key that was picked after looking at the model would make every p-value a lie.
+    if key_to_bundle(Key(key.drawn)).to_bytes() != before:
+        raise ValueError(f"expected {defense.label} to keep the drawn part of its key, got another one")
     require_finite(model)
     published = Bundle({**release.models, "model": model}, release.tensors, release.values)
     return {}, {"public": published, "secret": key_to_bundle(key)}
@@ -125,15 +135,15 @@ def attack(work: Work) -> Result:
     surrogates = Bundle()
     strengths: list[float] = []
     seconds: list[float] = []
-    spent, resumed = 0.0, time.perf_counter()
+    spent, resumed = 0.0, _clock(work)
     for strength, model in plugin.run(target, trainer):
-        spent += time.perf_counter() - resumed
+        spent += _clock(work) - resumed
         require_finite(model)
         # A copy, because the attack may go on with the model that it yielded.
         surrogates.models[str(len(strengths))] = copy.deepcopy(model).cpu()
         strengths.append(float(strength))
         seconds.append(spent)
-        resumed = time.perf_counter()
+        resumed = _clock(work)
     if not strengths:
         raise ValueError(f"expected {plugin.label} to yield at least one surrogate, got none")
     result = {"strengths": strengths, "seconds": seconds, **_spent(work, target, trainer)}
@@ -145,13 +155,17 @@ def forge(work: Work) -> Result:
     plugin: AmbiguityAttack = work.plugin
     target = target_of(work, plugin.access)
     trainer = attacker(work, target, plugin.data_used())
-    started = time.perf_counter()
+    started = _clock(work)
     key, model, figures = plugin.forge(target, trainer)
-    seconds = time.perf_counter() - started
+    seconds = _clock(work) - started
     require_finite(model)
     bundle = key_to_bundle(key)
     bundle.models["0"] = model
-    return {"seconds": [seconds], "figures": dict(figures), **_spent(work, target, trainer)}, {"public": bundle}
+    return {
+        "seconds": [seconds],
+        "figures": {name: float(value) for name, value in figures.items()},
+        **_spent(work, target, trainer),
+    }, {"public": bundle}
 
 
 def measure(work: Work) -> Result:
@@ -170,11 +184,10 @@ def measure(work: Work) -> Result:
 
 def judge(work: Work) -> Result:
     """Verify a key on each surrogate."""
-    defense: Defense = work.plugin
     key, trainer = bundle_to_key(work.bundles["key"]), owner(work)
     evidence = []
     for model in _in_order(work.bundles["surrogates"]):
-        evidence.append(_verify(defense, model.to(work.device), key, trainer))
+        evidence.append(_verify(work, model.to(work.device), key, trainer))
     return {"evidence": evidence}, {}
 
 
@@ -185,8 +198,8 @@ def decoys(work: Work) -> Result:
     model = work.bundles["target"].models["model"].to(work.device)
     statistics, log10_p = [], []
     for number in range(work.options["decoys"]):
-        fresh = defense.draw(work.task, Stream.root(work.seed).child("decoys", defense.name, number))
-        judged = _verify(defense, model, fresh.with_facts_of(key), trainer)
+        fresh = defense.draw(work.task, Stream((work.seed, "decoys", defense.name, str(number))))
+        judged = _verify(work, model, fresh.with_facts_of(key), trainer)
         statistics.append(judged["statistic"])
         log10_p.append(judged["log10_p"])
     return {"statistic": statistics, "log10_p": log10_p}, {}
@@ -215,17 +228,21 @@ def require_finite(model: nn.Module) -> None:
             raise NonFiniteWeights(f"{name} of the returned model holds NaN or infinity")
 
 
-def _verify(defense: Defense, model: nn.Module, key: Key, trainer: OwnerTrainer) -> dict[str, Any]:
+def _verify(work: Work, model: nn.Module, key: Key, trainer: OwnerTrainer) -> dict[str, Any]:
+    defense: Defense = work.plugin
     suspect = Suspect.of(model, defense.access_used())
-    started = time.perf_counter()
-    evidence = defense.verify(suspect, key, trainer)
+    started = _clock(work)
+    try:
+        evidence = defense.verify(suspect, key, trainer)
+    except Unreadable as error:
+        evidence = Evidence.unreadable(str(error))
     return {
         "statistic": float(evidence.statistic),
         "log10_p": float(evidence.log10_p),
         "figures": {name: float(value) for name, value in evidence.figures.items()},
-        "reason": evidence.reason,
+        "reason": None if evidence.reason is None else str(evidence.reason),
         "queries": suspect.queries,
-        "seconds": time.perf_counter() - started,
+        "seconds": _clock(work) - started,
     }
 
 
@@ -234,9 +251,17 @@ def _in_order(bundle: Bundle) -> list[nn.Module]:
 
 
 def _spent(work: Work, target: Target, trainer: AttackerTrainer) -> dict[str, int]:
-    asked = sum(int(bundle.values.get("queries", 0)) for bundle in work.stages.values())
+    """What an attack or a stage took, with the stages that it rests on: queries add up, data is the same data."""
+    stages = [bundle.values[_SPENT] for bundle in work.stages.values() if _SPENT in bundle.values]
     return {
-        "queries": target.queries + asked,
-        "inputs_used": trainer.inputs_used,
-        "labels_used": trainer.labels_used,
+        "queries": target.queries + sum(one["queries"] for one in stages),
+        "inputs_used": max([trainer.inputs_used, *(one["inputs_used"] for one in stages)]),
+        "labels_used": max([trainer.labels_used, *(one["labels_used"] for one in stages)]),
     }
+
+
+def _clock(work: Work) -> float:
+    # Kernels run behind Python's back on a GPU; their time belongs to whoever queued them.
+    if work.device.type == "cuda":
+        torch.cuda.synchronize(work.device)
+    return time.perf_counter()

@@ -13,6 +13,7 @@ from torch import Tensor
 import models
 from bench import images
 from bench.defense import Defense, KeyKind, Protected
+from bench.errors import Unreadable
 from bench.evidence import Evidence, any_of
 from bench.key import Key
 from bench.parameters import judged
@@ -49,6 +50,7 @@ class TriggerSet(Defense):
     access: ClassVar[Access] = "black-box"
     key_kind: ClassVar[KeyKind] = "labels"
     uniform: ClassVar[tuple[str, ...]] = ("labels",)
+    parts: ClassVar[tuple[str, ...]] = ("inputs", "labels")
 
     triggers: int = 64
     per_batch: int = 8
@@ -118,7 +120,7 @@ class TriggerSet(Defense):
             return answers
         try:
             rebuilt = _with_head(suspect, key)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, Unreadable) as error:
             old = Evidence.unreadable(f"the owner's head does not fit: {error}")
         else:
             old = self._read(rebuilt, key, trainer)
@@ -128,8 +130,8 @@ class TriggerSet(Defense):
         inputs, labels = key.tensor("inputs").to(trainer.device), key.tensor("labels")
         try:
             given = suspect.answers(inputs).cpu()
-        except RuntimeError as error:
-            return Evidence.unreadable(f"the suspect does not take the triggers: {error}")
+        except Unreadable as error:
+            return Evidence.unreadable(str(error))
         right = int((given == labels).sum())
         figures = {"trigger_accuracy": right / len(labels)}
         return Evidence(right, binomial_tail(right, len(labels), 1.0 / trainer.task.classes), figures)

@@ -41,6 +41,7 @@ class Uchida(Defense):
     access: ClassVar[Access] = "white-box"
     key_kind: ClassVar[KeyKind] = "linear"
     uniform: ClassVar[tuple[str, ...]] = ("message",)
+    parts: ClassVar[tuple[str, ...]] = ("message", "projection")
 
     bits: int = 64
     projection: Literal["random", "direct", "diff"] = "random"

@@ -42,6 +42,11 @@ def names() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
+def module_of(name: str) -> str:
+    """The module that holds an architecture."""
+    return _MODULES[name]
+
+
 def build(name: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
     """A freshly initialised model; it draws from torch's global generator.
 
@@ -95,7 +100,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
 
 
 def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
-    """The model of a description with the weights of a state dict.
+    """The model of a description with the weights of a state dict, in evaluation mode.
 
     Raises:
         RuntimeError: the weights do not fit the description.
@@ -107,7 +112,8 @@ def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.M
             setattr(model.get_submodule(parent), child, _from_spec(spec))
     model.to_empty(device="cpu")
     model.load_state_dict(dict(state), strict=True)
-    return model
+    # As a published model is used; training sets its own mode.
+    return model.eval()
 
 
 def _compare(model: nn.Module, base: nn.Module, prefix: str, layers: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The scheduler against an executor of its own: no Ray, no torch, no time."""
 
 import dataclasses
+import time
 from collections import Counter
 
 import pytest
@@ -35,6 +36,7 @@ class FakeExecutor:
         self.seen_inputs = {}
         self.together = Counter()
         self.killed = []
+        self.since = {}
 
     def devices(self):
         return self._devices
@@ -45,6 +47,7 @@ class FakeExecutor:
     def start(self, slot, job, inputs):
         assert slot in self.idle()
         self.running[slot] = job
+        self.since[slot] = time.perf_counter()
         self.order.append(job.id)
         self.seen_inputs[job.id] = dict(inputs)
         on_device = [j for s, j in self.running.items() if self._devices[s] == self._devices[slot]]
@@ -70,6 +73,9 @@ class FakeExecutor:
                 outcome = Outcome.failure(act, "message")
             return [Finished(slot, one.id, outcome)]
         return []
+
+    def begun(self, slot):
+        return self.since.get(slot)
 
     def kill(self, slot):
         self.killed.append(slot)

@@ -16,11 +16,6 @@ def names() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
-def module_of(name: str) -> str:
-    """The module that holds the dataset; its source is part of every job's identity."""
-    return _MODULES[name]
-
-
 def info(name: str, where: str = "dataset") -> DatasetInfo:
     """What is known of a dataset without loading it.
 
