@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import platform
@@ -160,6 +161,8 @@ def _freeze_imports() -> None:
     # Once in a process: looking through all that PyTorch imported costs a quarter of a second each time.
     gc.collect()
     gc.freeze()
+    # What is frozen is not taken down in order when the process ends, and some libraries complain of that.
+    atexit.register(gc.unfreeze)
 
 
 def _restart_peak_memory() -> None:

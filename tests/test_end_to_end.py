@@ -250,8 +250,8 @@ def test_forgers_and_changed_tasks(go):
     code, out, told = go(text)
     assert code == 0, told
     frame = rows(out)
-    other = frame[(frame.defense == "trigger-set") & (frame.attack == "free-message")].iloc[0]
-    assert (other.status, other.error) == ("not applicable", "needs a linear key, trigger-set has labels")
+    skipped = frame[(frame.defense == "trigger-set") & (frame.attack == "free-message")].iloc[0]
+    assert (skipped.status, skipped.error) == ("not applicable", "needs a linear key, trigger-set has labels")
     frame = frame[frame.defense == "uchida"]
     forged = frame[frame.attack == "free-message"].set_index("judged_key")
     # 16 bits at 1/2 cannot reach 1e-6; every bit of the free message agrees all the same.

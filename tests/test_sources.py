@@ -147,3 +147,47 @@ def test_digests_are_the_same_in_another_process():
     code = "from bench import sources; print(sources.digest([('bench.work', 'judge')]))"
     given = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert given == sources.digest([("bench.work", "judge")])
+
+
+INHERITED = """
+    class Base:
+        bits = 1
+
+        def protect(self):
+            return self.mark()
+
+        def mark(self):
+            return 1
+
+        def verify(self):
+            return 2
+
+    class Sub(Base):
+        def mark(self):
+            return 3
+"""
+
+
+def test_methods_are_followed_along_the_bases(tmp_path, monkeypatch):
+    """A base's `protect` runs what a subclass overrides; an inherited `verify` is still judging alone."""
+    path = tmp_path / "family.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sources, "PACKAGES", frozenset({"family"}))
+
+    def digests(text):
+        path.write_text(textwrap.dedent(text))
+        sources.forget()
+        sys.modules.pop("family", None)
+        import family
+
+        return tuple(sources.digest(sources.plugin_roots(family.Sub, [m])) for m in ("protect", "verify"))
+
+    base = digests(INHERITED)
+    overridden, judged, fields = (
+        digests(INHERITED.replace(old, new))
+        for old, new in (("return 3", "return 4"), ("return 2", "return 5"), ("bits = 1", "bits = 2"))
+    )
+    assert (overridden[0] != base[0], overridden[1] != base[1]) == (True, False)
+    assert (judged[0] != base[0], judged[1] != base[1]) == (False, True)
+    assert (fields[0] != base[0], fields[1] != base[1]) == (True, True)
+    sources.forget()

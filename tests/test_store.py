@@ -141,3 +141,17 @@ def test_fresh_sets_the_old_folder_aside(tmp_path):
         assert second.run_id != first.run_id
     (aside,) = [path for path in tmp_path.iterdir() if path.name != "run"]
     assert set(RunFolder.open_for_reading(aside).entries) == {"a"}
+
+
+def test_fresh_touches_neither_a_run_in_progress_nor_a_folder_of_other_things(folder, tmp_path):
+    with (
+        pytest.raises(InputError, match="another run is writing"),
+        RunFolder.open_for_writing(folder.path, fresh=True),
+    ):
+        pass
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="other things"), RunFolder.open_for_writing(other, fresh=True):
+        pass
+    assert (other / "thesis.tex").exists()
