@@ -184,7 +184,7 @@ except SystemExit as end:
 heavy = {{"torch", "pandas", "ray"}} & set(sys.modules)
 assert not heavy, heavy
 """
-    job = journal(undisturbed)[0]["job_id"]
+    job = rows(undisturbed).job_id.iloc[-1]
     for arguments in (["--help"], ["leaderboard", str(undisturbed)], ["show", str(undisturbed), job]):
         done = subprocess.run(
             [sys.executable, "-c", code.format(arguments=arguments)], capture_output=True, text=True, check=False

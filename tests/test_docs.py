@@ -1,0 +1,64 @@
+"""What the documentation shows is run."""
+
+import io
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from bench import registry
+from bench.run import Options, run
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "adding-a-defense.md").read_text()
+PLUGIN = re.search(r"<!-- BEGIN PLUGIN -->\n```python\n(.*?)```", PAGE, re.DOTALL).group(1)
+SUITE = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL).group(1)
+
+
+def test_the_plugin_of_the_walk_through_has_at_most_forty_lines_beside_its_algorithm():
+    algorithm = ("draw", "protect", "verify")
+    lines, inside = 0, False
+    for line in PLUGIN.splitlines():
+        if re.match(r"    def ", line):
+            inside = any(f"def {name}(" in line for name in algorithm)
+        lines += bool(line.strip()) and not inside
+    assert lines <= 40
+
+
+def test_the_plugin_of_the_walk_through_works(tmp_path, monkeypatch):
+    (tmp_path / "sign_code.py").write_text(PLUGIN)
+    short = "[[tasks]]\nrecipe = { epochs = 4 }"
+    text = SUITE.replace("[[tasks]]", short).replace('"random-key"', '"random-key"\ndecoys = 200')
+    text = text.replace('"fine-tune"', '"fine-tune"\nepochs = 5') + '[[attacks]]\nname = "scratch"\nepochs = 5\n'
+    (tmp_path / "mine.toml").write_text(text)
+    monkeypatch.setenv("OWNBENCH_PLUGINS", str(tmp_path))
+    registry.discover.cache_clear()
+    console = Console(file=io.StringIO(), width=120)
+    try:
+        options = Options(str(tmp_path / "mine.toml"), out=tmp_path / "out", device="cpu", local=True)
+        assert run(options, console) == 0, console.file.getvalue()
+    finally:
+        monkeypatch.delenv("OWNBENCH_PLUGINS")
+        registry.discover.cache_clear()
+    frame = pq.read_table(tmp_path / "out" / "records.parquet").to_pandas()
+    own = frame[(frame.attack_kind == "none") & (frame.defense == "sign-code")]
+    assert own.claim.all()
+    assert own.statistic.tolist() == [32, 64]
+    assert not frame[frame.attack_kind.isin(["control", "ambiguity"])].claim.any()
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=lambda p: p.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_leaderboard_in_the_readme_is_the_published_one():
+    from bench import boards
+
+    shown = re.search(r"<!-- BEGIN LEADERBOARD -->\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(
+        1
+    )
+    assert shown == boards.show([ROOT / "results" / "digits"], "table")
