@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from pathlib import Path
 
 import pytest
-
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-TESTS = Path(__file__).parent.parent
-sys.path.insert(0, str(TESTS))
 
 from bench.executor import InlineExecutor
 from bench.job import Job, Outcome, Plan
@@ -19,6 +13,7 @@ from bench.pool import RayPool
 from bench.scheduler import Scheduler
 from bench.store import RunFolder
 
+TESTS = Path(__file__).parent.parent
 RUNNER = "perf.test_harness:spin"
 WORKERS = 2
 
