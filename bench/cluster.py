@@ -114,14 +114,15 @@ class Cluster:
         self._directory = Path(tempfile.mkdtemp(prefix="own-", dir=below))
         root = self._directory / "ray"
         self.logs = root / "session_latest" / "logs"
-        affinity = len(os.sched_getaffinity(0))
+        every = os.cpu_count() or 1
+        affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every
         # A cluster of one machine needs no address that others reach: Ray then listens on loopback alone, which
         # it does by itself on Windows and macOS only.
         constants = self.ray._private.ray_constants
         alone = _replaced(constants, "ENABLE_RAY_CLUSTER", False)
         with alone, _variables({constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
             self.ray.init(
-                num_cpus=affinity if affinity < (os.cpu_count() or 1) else None,
+                num_cpus=affinity if affinity < every else None,
                 object_store_memory=min(_STORE_BYTES, _memory() // 8),
                 include_dashboard=False,
                 log_to_driver=False,
