@@ -59,7 +59,7 @@ class RayPool:
         gpus: int | None = None,
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Connect to Ray and start the processes of the owners' side, all at once.
+        """Connect to Ray and start the processes of both sides, all at once.
 
         Args:
             runner: `module:function` of what runs a job, imported by the workers.
@@ -81,7 +81,6 @@ class RayPool:
         self._kind = device
         self._environment = _variables(threads, device) | dict(env)
         self._slots: list[_Slot] = []
-        self._warming: list[Any] = []
         self._cluster = Cluster(address)
         self._ray = self._cluster.ray
         try:
@@ -168,7 +167,7 @@ class RayPool:
             for slot in self._slots:
                 for side in list(slot.processes):
                     self._end(slot, side)
-        self._slots, self._warming = [], []
+        self._slots = []
         self._cluster.close()
 
     def _open(self, workers: int, threads: int, gpus: int | None) -> None:
@@ -179,11 +178,11 @@ class RayPool:
         bundles, seats = layout(workers, threads, self._kind, wanted)
         self._cluster.reserve(bundles)
         self._slots = [_Slot(seat) for seat in seats]
-        warm = [self._process(slot, "owner").warm.remote() for slot in self._slots]
-        for slot, seen in zip(self._slots, self._ray.get(warm), strict=True):
+        # All of them before the first job: one that starts beside a job would slow it, and its seconds are a result.
+        sides: tuple[Side, ...] = ("owner", "attacker")
+        warm = [self._process(slot, side).warm.remote() for side in sides for slot in self._slots]
+        for slot, seen in zip(self._slots, self._ray.get(warm), strict=False):
             slot.device = "cpu" if self._kind == "cpu" else f"cuda:{seen}"
-        # Not waited for: the owners' first jobs hide the start of the attackers' processes.
-        self._warming = [self._process(slot, "attacker").warm.remote() for slot in self._slots]
 
     def _process(self, slot: _Slot, side: Side) -> Any:
         if side not in slot.processes:

@@ -19,7 +19,7 @@ HEAD = """
     name = "small"
     seeds = [0]
     keep = "{keep}"
-    timeout = 20.0
+    timeout = 200.0
     [[tasks]]
     dataset = "digits"
     recipe = {{ epochs = {epochs} }}

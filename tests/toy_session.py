@@ -31,9 +31,17 @@ def descendants() -> list[int]:
     return found[1:]
 
 
+def _target(link):
+    # A process may close a file between its listing and this.
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        return None
+
+
 def listening(processes: list[int]) -> list[str]:
     """The addresses at which these processes wait for connections over TCP."""
-    sockets = {os.readlink(link) for one in processes for link in _descriptors(one)}
+    sockets = {target for one in processes for link in _descriptors(one) if (target := _target(link))}
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
