@@ -53,6 +53,21 @@ def test_a_price_from_the_ceiling_on_is_a_bound(accuracy: float, expected: tuple
     assert row["survived"] is True
 
 
+@pytest.mark.parametrize(
+    ("ceiling", "accuracy", "verdict"),
+    [(0.99, 0.99, "removed"), (0.97, 0.965, "removed"), (0.97, 0.93, "survived"), (0.5, 0.93, "survived")],
+)
+def test_success_is_what_was_really_lost_wherever_the_ceiling_is(ceiling: float, accuracy: float, verdict: str) -> None:
+    """A free removal is one also where training anew is as good; a scheme must not survive by being worthless."""
+    suite = Suite()
+    suite.base(protected=0.99)
+    suite.yardstick(protected=0.99, accuracy=ceiling)
+    suite.cell(log10_p=LOST, accuracy=accuracy, protected=0.99)
+    row = cell(suite)
+    assert row["verdict"] == verdict
+    assert row["price"] <= (0.99 - ceiling) * 100 + 1e-9
+
+
 @pytest.mark.parametrize(("accuracy", "verdict"), [(0.94, "removed"), (0.9399, "survived")])
 def test_the_budget_itself_is_within_the_budget(accuracy: float, verdict: str) -> None:
     # A difference of five points is a little more than that in binary.
