@@ -66,6 +66,14 @@ def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
 
 
 @functools.cache
+def warm() -> None:
+    """Do once what PyTorch does at the first step of a process: it imports for seconds, and no job should pay that."""
+    layer = torch.nn.Linear(1, 1)
+    layer(torch.ones(1, 1)).sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1, fused=True).step()
+
+
+@functools.cache
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
     return {

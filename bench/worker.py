@@ -36,12 +36,13 @@ class Worker:
         self._device = device
 
     def warm(self) -> str:
-        """Import the runner.
+        """Import the runner; its module may have a function `warm` for what else the first job would pay.
 
         Returns:
             The GPUs that this process sees.
         """
-        self._runner()
+        module = importlib.import_module(self._runner().__module__)
+        getattr(module, "warm", _nothing)()
         return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
     def run(self, job: Job, roles: list[str], *products: Buffer) -> tuple[Outcome | Buffer | None, ...]:
@@ -72,6 +73,10 @@ class Worker:
         module, _, function = self._name.partition(":")
         runner: Runner = getattr(importlib.import_module(module), function)
         return runner
+
+
+def _nothing() -> None:
+    return None
 
 
 def to_buffer(data: bytes) -> Buffer:
