@@ -14,8 +14,6 @@ from bench.errors import InputError, unknown
 
 T = TypeVar("T")
 
-Scalar = str | int | float | bool | None
-
 
 def judged(default: Any) -> Any:
     """A field that only `verify` reads: its settings share one protected model and its attacks."""

@@ -38,7 +38,6 @@ class PlainProgress:
         self.every = every
         self.counts = _Counts()
         self._last = 0.0
-        self._remaining = 0.0
 
     def begin(self, total: int, done: int, slots: int) -> None:
         """The run starts."""
@@ -61,7 +60,6 @@ class PlainProgress:
 
     def tick(self, remaining: float) -> None:
         """Time passes."""
-        self._remaining = remaining
         if time.monotonic() - self._last >= self.every:
             self._last = time.monotonic()
             counts = self.counts
