@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 class InputError(Exception):
     """Bad input from the person at the keyboard; the command line exits with code 2."""
+
+
+class NoWorkers(Exception):
+    """All workers of a run are gone for good; the command line exits with code 1."""
 
 
 class NonFiniteWeights(Exception):
@@ -20,6 +25,21 @@ class Unreadable(Exception):
 
 class AccessError(Exception):
     """A plugin reached for something that it did not declare."""
+
+
+# How a device's, a library's or the system's want of memory reads; not all of them have a type of their own.
+_SHORTAGE = re.compile(r"out of memory|can't allocate|cannot allocate|alloc_failed|allocation failed|bad_alloc", re.I)
+_DEVICE = re.compile(r"CUDA|cuDNN|CUBLAS", re.I)
+
+
+def is_shortage(error_type: str, message: str) -> bool:
+    """Whether an error means that memory ran out."""
+    return error_type in ("OutOfMemoryError", "MemoryError") or bool(_SHORTAGE.search(message))
+
+
+def is_ours(message: str) -> bool:
+    """Whether an error is that of the machine, and says nothing of the model that was asked."""
+    return bool(_SHORTAGE.search(message) or _DEVICE.search(message))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

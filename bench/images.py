@@ -26,7 +26,7 @@ def find(path: str) -> Path:
     """
     tried = [Path(path).expanduser()]
     if root := os.environ.get("OWNBENCH_DATA"):
-        tried.append(Path(root) / path)
+        tried.append(Path(root).expanduser() / path)
     for candidate in tried:
         if candidate.exists():
             return candidate

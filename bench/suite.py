@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,10 @@ from bench.defense import Defense
 from bench.errors import InputError, unknown
 from bench.recipe import Recipe
 from bench.registry import Broken, Registry, Role, discover
-from bench.task import Task
+from bench.task import Sizes, Task
 
 SHIPPED = Path(__file__).parent / "suites"
-_TASK_KEYS = ("dataset", "model", "recipe")
+_TASK_KEYS = ("dataset", "model", "recipe", "parts")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Header:
         threads: of PyTorch, per job.
         keep: which products stay on disk after a run.
         timeout: hard limit of one job in seconds.
+        gpu: whether it is meant for a GPU; on a CPU it runs too, for days.
         description: one line for `list`.
     """
 
@@ -43,6 +45,7 @@ class Header:
     threads: int = 1
     keep: Literal["all", "protected", "none"] = "protected"
     timeout: float = 3600.0
+    gpu: bool = False
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -129,6 +132,9 @@ def parse(table: Mapping[str, Any], where: str, source: str) -> Suite:
     tasks = [_task(one, at) for one, at in _tables(table, "tasks", where)]
     defenses = [p for one, at in _tables(table, "defenses", where) for p in _plugins(one, "defense", registry, at)]
     attacks = [p for one, at in _tables(table, "attacks", where) for p in _plugins(one, "attack", registry, at)]
+    twice = [name for name, count in Counter(task.name for task in tasks).items() if count > 1]
+    if twice:
+        raise InputError(f"{where}: expected tasks that differ in dataset or model, got {twice[0]!r} twice")
     return Suite(header, source, tuple(tasks), _once(defenses), _once(attacks))
 
 
@@ -152,11 +158,17 @@ def _task(table: Mapping[str, Any], where: str) -> Task:
         models.skeleton(model, info.classes, info.shape)
     except ValueError as error:
         raise InputError(f"{where}, key 'model': {error}") from error
-    changes = table.get("recipe", {})
+    recipe = parameters.build(Recipe, _changed(info.recipe, table, "recipe", where), f"{where}, recipe")
+    return Task(
+        info, model, recipe, parameters.build(Sizes, _changed(info.sizes, table, "parts", where), f"{where}, parts")
+    )
+
+
+def _changed(default: Recipe | Sizes, table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    changes = table.get(key, {})
     if not isinstance(changes, Mapping):
-        raise InputError(f"{where}, key 'recipe': expected a table, got {changes!r}")
-    base = parameters.values_of(info.recipe)
-    return Task(info, model, parameters.build(Recipe, {**base, **changes}, f"{where}, recipe"))
+        raise InputError(f"{where}, key {key!r}: expected a table, got {changes!r}")
+    return {**parameters.values_of(default), **changes}
 
 
 def _plugins(table: Mapping[str, Any], role: Role, registry: Registry, where: str) -> Iterable[Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -12,10 +10,11 @@ from torch import Tensor, nn
 
 import models
 from bench.recipe import Recipe
+from bench.split import Scale, Split
 from bench.stream import Stream
-from bench.training import Split
 
 Kind = Literal["image", "points"]
+PartName = Literal["train", "heldout", "attacker", "test"]
 
 
 @dataclass(frozen=True)
@@ -36,15 +35,22 @@ class Parts:
     labelled: int
     test: Split
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 over the content of all parts."""
-        total = hashlib.sha256(str(self.labelled).encode())
-        for split in (self.train, self.heldout, self.attacker, self.test):
-            total.update(str(tuple(split.x.shape)).encode())
-            total.update(split.x.numpy().tobytes())
-            total.update(split.y.numpy().tobytes())
-        return total.hexdigest()[:16]
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many inputs each part of a dataset has; see `Parts`."""
+
+    train: int
+    heldout: int
+    attacker: int
+    labelled: int
+    test: int
+
+    def __post_init__(self) -> None:
+        if min(self.train, self.heldout, self.attacker, self.labelled, self.test) < 1:
+            raise ValueError(f"expected at least one input in each part, got {self}")
+        if self.labelled > self.attacker:
+            raise ValueError(f"expected labelled <= attacker, got {self.labelled} and {self.attacker}")
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,12 @@ class DatasetInfo:
         classes: number of labels.
         model: the default architecture.
         recipe: the default recipe.
+        sizes: the default sizes of the parts.
         mean: per channel, in the units of the raw inputs in [0, 1].
         std: per channel, likewise.
+        top: the stored number that stands for a raw input of 1.
         second: class of the second task for each class, for attacks that change the task.
+        at: path of somebody's own set; empty for one that comes by name.
         source: where it comes from.
     """
 
@@ -70,10 +79,18 @@ class DatasetInfo:
     classes: int
     model: str
     recipe: Recipe
+    sizes: Sizes
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    top: float = 255.0
     second: tuple[int, ...] = ()
+    at: str = ""
     source: str = ""
+
+    @property
+    def order(self) -> str:
+        """What stands for the dataset in streams and identities; no path does, so that a set can be moved."""
+        return "images" if self.at else self.name
 
 
 @dataclass(frozen=True)
@@ -84,12 +101,24 @@ class Task:
         info: the dataset.
         model: the architecture's name.
         recipe: how owner and, unless an attack says otherwise, attacker train.
+        parts: how many inputs each side has; None for the dataset's default.
     """
 
     info: DatasetInfo
     model: str
     recipe: Recipe
-    _cache: dict[str, nn.Module] = field(default_factory=dict, compare=False, repr=False)
+    parts: Sizes | None = None
+    _cache: dict[str, nn.Module] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """How records call it."""
+        return f"{self.info.name}/{self.model}"
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many inputs each part of the data has."""
+        return self.parts or self.info.sizes
 
     @property
     def kind(self) -> Kind:
@@ -121,9 +150,7 @@ class Task:
 
     def normalised(self, raw: Tensor) -> Tensor:
         """Raw inputs in [0, 1], shape (N, C, …), as the model takes them."""
-        wide = (1, -1) + (1,) * (raw.dim() - 2)
-        mean, std = torch.tensor(self.info.mean).view(wide), torch.tensor(self.info.std).view(wide)
-        return (raw - mean.to(raw)) / std.to(raw)
+        return Scale(self.info.mean, self.info.std, top=1.0)(raw)
 
     def noise(self, count: int, stream: Stream) -> Tensor:
         """Inputs of uniform noise over the raw range, normalised, float32 of shape (count, …)."""

@@ -20,6 +20,8 @@ _MODULES = {
     "resnet8": "models.resnet",
     "resnet20": "models.resnet",
     "lenet5": "models.lenet",
+    "resnet18": "models.torchvision_nets",
+    "vgg16-bn": "models.torchvision_nets",
 }
 
 # Layer type -> the attributes that its constructor takes.

@@ -1,35 +1,162 @@
-"""The datasets: one module each, found by name."""
+"""The datasets: those that come by name, and any folder or Parquet file of labelled images."""
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from bench.errors import unknown
-from bench.task import DatasetInfo, Parts
+from bench import images
+from bench.data import digits, parts, vision
+from bench.data.folder import FolderImages
+from bench.data.parquet import ParquetImages, holds
+from bench.data.source import Source
+from bench.errors import InputError, unknown
+from bench.recipe import Recipe
+from bench.split import Split
+from bench.task import DatasetInfo, PartName, Parts, Sizes, Task
 
-# Dataset name -> module with INFO and load().
-_MODULES = {"digits": "bench.data.digits"}
+_INFOS = {digits.INFO.name: digits.INFO, **vision.INFOS}
+_SMALLEST = 32
 
 
 def names() -> tuple[str, ...]:
-    """The names of all datasets."""
-    return tuple(_MODULES)
+    """The datasets that come by name."""
+    return tuple(_INFOS)
 
 
 def info(name: str, where: str = "dataset") -> DatasetInfo:
-    """What is known of a dataset without loading it.
+    """What is known of a dataset; of one that comes by name without looking at it.
+
+    Args:
+        name: a name, or a path: of a Parquet file, of a folder of them or of an image folder; a path that is not
+            there is looked for below the folder that OWNBENCH_DATA names.
+        where: in the suite, for messages.
 
     Raises:
-        InputError: no dataset of that name.
+        InputError: neither, or not a labelled set of images.
     """
-    if name not in _MODULES:
-        raise unknown("dataset", name, _MODULES, where)
-    found: DatasetInfo = importlib.import_module(_MODULES[name]).INFO
-    return found
+    if name in _INFOS:
+        return _INFOS[name]
+    if not name:
+        raise unknown("dataset", name, _INFOS, where)
+    path = Path(name).expanduser()
+    # A path as it is named below OWNBENCH_DATA means the same on every machine; any other is made whole.
+    return _info_of(_at(name, where), str(path.resolve()) if path.exists() else name)
 
 
-def load(name: str) -> Parts:
-    """The parts of a dataset, on the CPU, read anew."""
-    info(name)
-    parts: Parts = importlib.import_module(_MODULES[name]).load()
-    return parts
+def source(info: DatasetInfo) -> Source:
+    """Where the rows of a dataset come from.
+
+    Raises:
+        InputError: it is not there, or not a labelled set.
+    """
+    if info.at:
+        return _opened(images.find(info.at))
+    return digits.source() if info.name == digits.INFO.name else vision.source(info.name)
+
+
+def places(info: DatasetInfo) -> list[Path]:
+    """Files and folders that a dataset is read from; none where it comes with an installed package."""
+    if info.at:
+        return [images.find(info.at)]
+    return [] if info.name == digits.INFO.name else [vision.place(info.name)]
+
+
+def require_here(info: DatasetInfo) -> None:
+    """Refuse a dataset that would have to be downloaded first.
+
+    Raises:
+        InputError: it is not on this machine.
+    """
+    if not info.at and info.name in vision.INFOS and not vision.there(info.name):
+        raise InputError(
+            f"--plan: expected dataset {info.name!r} on this machine, since planning reads it; `ownbench run` would "
+            f"download it to {vision.place(info.name)}"
+        )
+
+
+def prepare(info: DatasetInfo, sizes: Sizes) -> dict[PartName, str]:
+    """Check the data of a task; the digest of each part.
+
+    Raises:
+        InputError: the data is missing, broken or too little.
+    """
+    found = source(info)
+    parts.check(found, info, sizes)
+    return parts.digests(found, info, sizes)
+
+
+def load(
+    task: Task, wanted: Iterable[PartName] = parts.PARTS, expected: Mapping[PartName, str] | None = None
+) -> dict[PartName, Split]:
+    """Some parts of a task's data, on the CPU, read anew; no row of another part is decoded.
+
+    Args:
+        task: says which dataset and how many.
+        wanted: names of parts.
+        expected: their digests, from `prepare`, where the data must be that of another machine.
+
+    Raises:
+        InputError: as for `prepare`, or other data than expected.
+    """
+    wanted, found = tuple(wanted), source(task.info)
+    if expected is not None:
+        for part, digest in parts.digests(found, task.info, task.sizes, wanted).items():
+            if digest != expected[part]:
+                raise InputError(
+                    f"{found.where}: expected the {part} part with digest {expected[part]}, for which this run was "
+                    f"planned, got {digest}; every machine of a run needs the same copy of the data"
+                )
+    return {part: parts.read(found, task.info, task.sizes, part) for part in wanted}
+
+
+def whole(task: Task) -> Parts:
+    """All parts of a task's data, for notebooks and tests."""
+    found = load(task)
+    return Parts(found["train"], found["heldout"], found["attacker"], task.sizes.labelled, found["test"])
+
+
+def _at(name: str, where: str) -> Path:
+    try:
+        return images.find(name)
+    except InputError as error:
+        if "/" in name or Path(name).suffix:
+            raise
+        raise unknown("dataset", name, _INFOS, where) from error
+
+
+def _opened(path: Path) -> Source:
+    return ParquetImages(path) if path.is_file() or holds(path) else FolderImages(path)
+
+
+def _info_of(path: Path, at: str) -> DatasetInfo:
+    """Defaults for somebody's own set: a fifth of the rows for the attacker, a quarter of these with labels."""
+    found = _opened(path)
+    if len(found.classes) < 2:
+        raise InputError(f"{found.where}: expected at least two classes, got {', '.join(found.classes) or 'none'}")
+    shape, classes = found.shape(), len(found.classes)
+    there = len(found.labels("train"))
+    tested = "test" in found.splits()
+    test = len(found.labels("test")) if tested else there // 5
+    rest = there if tested else there - test
+    heldout, attacker = min(1_000, rest // 10), rest // 5
+    small = min(shape[1:]) < _SMALLEST
+    try:
+        sizes = Sizes(rest - heldout - attacker, heldout, attacker, max(1, attacker // 4), test)
+    except ValueError as error:
+        raise InputError(f"{found.where}: too few images for the parts of a task: {error}") from error
+    return DatasetInfo(
+        name=path.stem if path.is_file() else path.resolve().name,
+        kind="image",
+        shape=shape,
+        classes=classes,
+        model="vgg8" if small and not (shape[1] % 4 or shape[2] % 4) else "resnet20" if small else "resnet18",
+        recipe=Recipe(epochs=30, batch_size=64 if small else 128, shift=max(1, min(shape[1:]) // 8), flip=True),
+        sizes=sizes,
+        # Not measured: keys are drawn without the data, and normalization layers make up for it.
+        mean=(0.5,) * shape[0],
+        std=(0.25,) * shape[0],
+        second=tuple(number // 2 for number in range(classes)),
+        at=at,
+        source=f"{len(found.classes)} classes, {sum(len(found.labels(s)) for s in found.splits()):,} images",
+    )

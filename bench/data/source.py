@@ -1,0 +1,192 @@
+"""Where labelled inputs come from: the contract that Parquet files, image folders and arrays share."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from bench.errors import InputError
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+Rows = NDArray[np.int64]
+
+
+class Source(Protocol):
+    """A labelled set with a split `train` and perhaps a split `test`; nothing is decoded before it is asked for."""
+
+    where: str
+    classes: tuple[str, ...]
+
+    def splits(self) -> tuple[str, ...]:
+        """The names of its splits."""
+
+    def labels(self, split: str) -> Labels:
+        """The label of each row of a split."""
+
+    def digests(self, split: str, rows: Rows) -> Iterator[bytes]:
+        """A digest of each row's content as it is stored."""
+
+    def pixels(self, split: str, rows: Rows, shape: tuple[int, ...]) -> Pixels:
+        """The rows' inputs, uint8 of shape (len(rows), *shape)."""
+
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of the first input."""
+
+    def check(self, split: str, rows: Rows, shape: tuple[int, ...]) -> None:
+        """Refuse rows that are not images of that shape, without decoding them whole."""
+
+
+class EncodedImages:
+    """The part of a source of encoded images that does not depend on where they lie."""
+
+    where: str
+    _shape: tuple[int, ...] | None = None
+
+    def splits(self) -> tuple[str, ...]:
+        """The names of its splits."""
+        raise NotImplementedError
+
+    def labels(self, split: str) -> Labels:
+        """The label of each row of a split."""
+        raise NotImplementedError
+
+    def encoded(self, split: str, rows: Rows) -> Iterator[tuple[str, bytes]]:
+        """For each of the rows, which rise, its name for messages and its bytes."""
+        raise NotImplementedError
+
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of the first image; one channel for grey, three for all else."""
+        if self._shape is None:
+            if len(self.labels(self.splits()[0])) == 0:
+                raise InputError(f"{self.where}: expected images, got an empty set")
+            name, data = next(self.encoded(self.splits()[0], np.arange(1)))
+            image = opened(name, data)
+            self._shape = (_channels(image), image.height, image.width)
+        return self._shape
+
+    def digests(self, split: str, rows: Rows) -> Iterator[bytes]:
+        """SHA-256 of each row's bytes as they are stored."""
+        order = np.argsort(rows)
+        found = [b""] * len(rows)
+        for place, (_, data) in zip(order, self.encoded(split, rows[order]), strict=True):
+            found[place] = hashlib.sha256(data).digest()
+        yield from found
+
+    def check(self, split: str, rows: Rows, shape: tuple[int, ...]) -> None:
+        """Refuse images of another size; only their headers are read.
+
+        Raises:
+            InputError: not an image, or images of mixed size.
+        """
+        for name, data in self.encoded(split, np.sort(rows)):
+            image = opened(name, data)
+            if (image.height, image.width) != tuple(shape[1:]):
+                raise InputError(
+                    f"{name}: expected an image of {shape[2]}x{shape[1]} pixels like the first one, got "
+                    f"{image.width}x{image.height}; a task needs images of one size: scale them beforehand"
+                )
+            if _channels(image) > shape[0]:
+                raise InputError(
+                    f"{name}: expected a grey image like the first one, got one of mode {image.mode}; colour would be "
+                    "lost: make all of them grey or all of them RGB beforehand"
+                )
+
+    def pixels(self, split: str, rows: Rows, shape: tuple[int, ...]) -> Pixels:
+        """Decode the rows' images: to grey for one channel, to RGB for three.
+
+        Raises:
+            InputError: an image that cannot be decoded, or is of another size.
+        """
+        found = np.empty((len(rows), *shape), dtype=np.uint8)
+        order = np.argsort(rows)
+        for place, (name, data) in zip(order, self.encoded(split, rows[order]), strict=True):
+            found[place] = decoded(name, data, shape)
+        return found
+
+
+def opened(name: str, data: bytes) -> Image.Image:
+    """The image of encoded bytes, its pixels not read yet.
+
+    Raises:
+        InputError: no image, or one with more than 8 bits a channel.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: expected an image of sensible size: {error}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{name}: expected an image, got {len(data)} bytes that are none") from error
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{name}: expected 8 bits a channel, got an image of mode {image.mode}; convert it beforehand")
+    return image
+
+
+def decoded(name: str, data: bytes, shape: tuple[int, ...]) -> Pixels:
+    """The pixels of encoded bytes, uint8 of the shape.
+
+    Raises:
+        InputError: no image, a broken one, or one of another size.
+    """
+    image = opened(name, data)
+    if (image.height, image.width) != tuple(shape[1:]):
+        raise InputError(f"{name}: expected {shape[2]}x{shape[1]} pixels, got {image.width}x{image.height}")
+    try:
+        pixels = np.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{name}: expected a whole image: {error}") from error
+    return pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
+
+
+def _channels(image: Image.Image) -> int:
+    return 1 if image.mode in ("1", "L", "LA") else 3
+
+
+class Arrays:
+    """A source of arrays in memory.
+
+    Args:
+        where: for messages.
+        splits: by name inputs, uint8 of shape (N, C, H, W), and labels.
+        classes: their names.
+    """
+
+    def __init__(self, where: str, splits: dict[str, tuple[Pixels, Labels]], classes: tuple[str, ...]) -> None:
+        self.where = where
+        self.classes = classes
+        self._splits = splits
+
+    def splits(self) -> tuple[str, ...]:
+        """The names of its splits."""
+        return tuple(self._splits)
+
+    def labels(self, split: str) -> Labels:
+        """The label of each row of a split."""
+        return self._splits[split][1]
+
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width)."""
+        first = self._splits[self.splits()[0]][0]
+        return tuple(int(size) for size in first.shape[1:])
+
+    def digests(self, split: str, rows: Rows) -> Iterator[bytes]:
+        """SHA-256 of each row."""
+        inputs = self._splits[split][0]
+        for row in rows:
+            yield hashlib.sha256(np.ascontiguousarray(inputs[row]).tobytes()).digest()
+
+    def check(self, split: str, rows: Rows, shape: tuple[int, ...]) -> None:
+        """Arrays are of one shape; it must be the expected one."""
+        if self.shape() != tuple(shape):
+            raise InputError(f"{self.where}: expected inputs of shape {tuple(shape)}, got {self.shape()}")
+
+    def pixels(self, split: str, rows: Rows, shape: tuple[int, ...]) -> Pixels:
+        """The rows' inputs."""
+        self.check(split, rows, shape)
+        return self._splits[split][0][rows]
