@@ -27,6 +27,8 @@ class Recipe:
         clip_norm: the gradient's norm is clipped to it; 0 for never.
         shift: each input is shifted by up to so many pixels each way.
         flip: whether half of the inputs are mirrored left to right.
+        compile: whether PyTorch compiles the model for training; takes about a minute, and pays on a GPU in long
+            trainings of large nets.
     """
 
     epochs: int = 20
@@ -43,6 +45,7 @@ class Recipe:
     clip_norm: float = 0.0
     shift: int = 0
     flip: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from bench.bundle import Bundle
+from bench.effort import Effort, of_training
 from bench.parameters import canonical
 from bench.plugin import Access, Plugin
 
@@ -46,6 +47,10 @@ class CleanModel(Stage):
 
     name: ClassVar[str] = "clean-model"
 
+    def effort(self, task: Any) -> Effort:
+        """One training by the task's recipe."""
+        return of_training(task, task.sizes.train, task.recipe.epochs)
+
     def run(self, trainer: Any, target: Any) -> Bundle:
         """Train the task's architecture by the task's recipe."""
         del target
@@ -58,6 +63,10 @@ class TargetAnswers(Stage):
 
     name: ClassVar[str] = "target-answers"
     side: ClassVar[Literal["owner", "attacker"]] = "attacker"
+
+    def effort(self, task: Any) -> Effort:
+        """One answer per input of the attacker."""
+        return Effort(answered=task.sizes.attacker)
 
     def run(self, trainer: Any, target: Any) -> Bundle:
         """Query the target once for each input."""

@@ -10,31 +10,36 @@ import torch
 from torch import Tensor, nn
 
 from bench.bundle import Bundle
-from bench.errors import AccessError, Unreadable
+from bench.errors import AccessError, Unreadable, is_ours
 from bench.plugin import Access
+from bench.split import Inputs
 
 Answer = Literal["labels", "probabilities", "logits"]
 BATCH = 1024
 
 
-def predict(module: nn.Module, x: Tensor, batch: int = BATCH) -> Tensor:
+def predict(module: nn.Module, x: Tensor | Inputs, batch: int = BATCH) -> Tensor:
     """The module's outputs in evaluation mode, batch by batch.
 
     Args:
-        module: left in the mode in which it was.
-        x: inputs, first dimension N.
+        module: left in the modes in which its parts were.
+        x: inputs, first dimension N; on the module's device, or on the host and moved there batch by batch.
         batch: inputs per forward pass.
 
     Returns:
         Outputs of shape (N, …).
     """
-    training = module.training
+    training = [part for part in module.modules() if part.training]
+    inputs = Inputs(x) if isinstance(x, Tensor) else x
+    place = next((parameter.device for parameter in module.parameters()), inputs.place)
     module.eval()
     try:
         with torch.inference_mode():
-            parts = [module(part) for part in x.split(batch)]
+            parts = [module(inputs.batch(chosen).to(place)) for chosen in torch.arange(len(inputs)).split(batch)]
     finally:
-        module.train(training)
+        # Each part by itself: training may have frozen some of them.
+        for part in training:
+            part.training = True
     # Out of inference mode again, so that the caller may use the answers as training targets.
     return torch.cat(parts).clone()
 
@@ -76,11 +81,9 @@ class Suspect:
         self.queries += len(x)
         try:
             logits = self._answer(x)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            # Errors of the device are ours; those of shapes are the suspect's.
-            if "CUDA" in str(error):
+            # Errors of the machine are ours; those of shapes are the suspect's.
+            if is_ours(str(error)):
                 raise
             raise Unreadable(f"the suspect does not take these inputs: {error}") from error
         if kind == "labels":

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from bench.bundle import Bundle
 from bench.errors import AccessError
+from bench.hooks import Hooks
 from bench.recipe import Recipe
+from bench.split import Inputs, Split
 from bench.stage import CleanModel, Stage
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.task import Task
-from bench.training import Hooks, Split, training
+from bench.training import training
 
 
 class Trainer:
@@ -73,7 +75,7 @@ class Trainer:
         self._trainings += 1
         return training(
             model,
-            data,
+            data.to(self.device),
             recipe or self.task.recipe,
             stream,
             hooks=self.hooks & (hooks or Hooks()),
@@ -154,7 +156,7 @@ class AttackerTrainer(Trainer):
     def __init__(
         self,
         task: Task,
-        inputs: Tensor,
+        inputs: Tensor | Inputs,
         labelled: Split,
         stream: Stream,
         device: torch.device | str = "cpu",
@@ -163,7 +165,8 @@ class AttackerTrainer(Trainer):
         data: str = "labels",
     ) -> None:
         super().__init__(task, stream, device, stages)
-        self._inputs = inputs.to(self.device)
+        stored = inputs if isinstance(inputs, Inputs) else Inputs(inputs)
+        self._inputs = stored.placed(self.device)
         self._labelled = labelled.to(self.device)
         self._target = target
         self._data = data
@@ -172,11 +175,11 @@ class AttackerTrainer(Trainer):
 
     @property
     def inputs(self) -> Tensor:
-        """The attacker's inputs, without labels; AccessError where the attack declared to use no data."""
+        """The attacker's inputs without labels, as a model takes them; AccessError with declared data `none`."""
         if self._data == "none":
             raise AccessError("used the attacker's inputs with declared data 'none'")
         self.inputs_used = max(self.inputs_used, len(self._inputs))
-        return self._inputs
+        return self._inputs.x
 
     @property
     def labelled(self) -> Split:

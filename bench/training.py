@@ -2,75 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.augmentation import Augmentation
+from bench.hooks import Hooks
 from bench.recipe import Recipe
+from bench.split import Split
 from bench.stream import Stream
-
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Inputs with their targets on one device.
-
-    Attributes:
-        x: float inputs of shape (N, …), normalised.
-        y: int64 labels of shape (N,), or float targets of shape (N, …) for an objective that takes them.
-    """
-
-    x: Tensor
-    y: Tensor
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def take(self, count: int) -> Split:
-        """The first `count` of them."""
-        return Split(self.x[:count], self.y[:count])
-
-    def copy(self) -> Split:
-        """The same in storage of its own."""
-        return Split(self.x.clone(), self.y.clone())
-
-    def to(self, device: torch.device) -> Split:
-        """The same on the device."""
-        return Split(self.x.to(device), self.y.to(device))
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What a method adds to training; two sets of hooks join with `&`.
-
-    Attributes:
-        objective: replaces the cross-entropy: (model, inputs, targets) to a loss.
-        loss_term: added to the loss, in full precision: model to a scalar.
-        extra_inputs: appended to each batch after augmentation: step to (inputs, targets).
-        after_step: called after each step with the model and the step's number from 0.
-        after_epoch: called after each epoch with the model and the epoch's number from 1.
-    """
-
-    objective: Objective | None = None
-    loss_term: Callable[[nn.Module], Tensor] | None = None
-    extra_inputs: Callable[[int], tuple[Tensor, Tensor]] | None = None
-    after_step: Callable[[nn.Module, int], None] | None = None
-    after_epoch: Callable[[nn.Module, int], None] | None = None
-
-    def __and__(self, other: Hooks) -> Hooks:
-        if self.objective and other.objective:
-            raise ValueError("expected at most one objective, got two")
-        return Hooks(
-            self.objective or other.objective,
-            _sum(self.loss_term, other.loss_term),
-            _joined(self.extra_inputs, other.extra_inputs),
-            _both(self.after_step, other.after_step),
-            _both(self.after_epoch, other.after_epoch),
-        )
 
 
 def training(
@@ -86,7 +29,8 @@ def training(
     """Train the model in place, epoch by epoch.
 
     Args:
-        model: on the device of the data.
+        model: on the device of the data. While it trains its convolutions are in channels_last order, which
+            every device computes faster: index their weights, `view(-1)` is an error.
         data: what it is trained on.
         recipe: how.
         stream: data order and augmentation come from it.
@@ -104,77 +48,75 @@ def training(
         raise ValueError("expected at least one training input, got none")
     hooks = hooks or Hooks()
     parameters = _free(model, trainable)
-    optimizer = _optimizer(parameters, recipe)
-    held = [(model.get_parameter(name), mask) for name, mask in (masks or {}).items()]
-    device = data.x.device
-    on_cuda = device.type == "cuda"
-    if on_cuda:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    order, chance = stream.child("order").torch(), stream.child("augment").torch()
     size = min(recipe.batch_size, len(data))
     per_epoch = len(data) // size
-    step, steps = 0, recipe.epochs * per_epoch
+    held = [(model.get_parameter(name), mask) for name, mask in (masks or {}).items()]
+    step = _Step(model, parameters, recipe, hooks, held, recipe.epochs * per_epoch)
+    order, chance = stream.child("order").torch(), stream.child("augment").torch()
+    place = data.inputs.place
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _apply(held)
-    for epoch in range(1, recipe.epochs + 1):
-        _mode(model, trainable)
-        shuffled = torch.randperm(len(data), generator=order).to(device)
-        for batch in range(per_epoch):
-            chosen = shuffled[batch * size : (batch + 1) * size]
-            x, y = augmented(data.x[chosen], recipe, chance), data.y[chosen]
-            if hooks.extra_inputs:
-                more_x, more_y = hooks.extra_inputs(step)
-                x, y = torch.cat([x, more_x]), torch.cat([y, more_y])
-            if on_cuda and x.dim() == 4:
-                x = x.contiguous(memory_format=torch.channels_last)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(step, steps)
-            with torch.autocast("cuda", torch.bfloat16, enabled=on_cuda):
-                loss = _loss(model, x, y, recipe, hooks.objective)
-            if hooks.loss_term:
-                loss = loss + hooks.loss_term(model)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if recipe.clip_norm:
-                nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
-            optimizer.step()
-            _apply(held)
-            if hooks.after_step:
-                hooks.after_step(model, step)
-            step += 1
-        if hooks.after_epoch:
-            hooks.after_epoch(model, epoch)
-        yield epoch
+    try:
+        for epoch in range(1, recipe.epochs + 1):
+            _mode(model, trainable)
+            shuffled = torch.randperm(len(data), generator=order)
+            rows, labels = data.inputs.indices(shuffled), data.y[shuffled.to(data.y.device)]
+            augmented = Augmentation.draw(recipe, per_epoch * size, chance, place)
+            for start in range(0, per_epoch * size, size):
+                x = augmented(data.inputs.batch(rows[start : start + size]), start)
+                step(x, labels[start : start + size])
+            if hooks.after_epoch:
+                hooks.after_epoch(model, epoch)
+            yield epoch
+    finally:
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def augmented(x: Tensor, recipe: Recipe, chance: torch.Generator) -> Tensor:
-    """The batch with random shifts and flips, each input its own.
+@dataclass
+class _Step:
+    """One step after another."""
 
-    Args:
-        x: (N, C, H, W); anything else is returned as it is.
-        recipe: `shift` and `flip` are read.
-        chance: a generator on the CPU, so that every device sees the same augmentation.
-    """
-    if x.dim() != 4 or not (recipe.shift or recipe.flip):
-        return x
-    count, _, height, width = x.shape
-    if recipe.shift:
-        reach = recipe.shift
-        moved = torch.randint(0, 2 * reach + 1, (2, count), generator=chance).to(x.device)
-        rows = moved[0, :, None] + torch.arange(height, device=x.device)
-        columns = moved[1, :, None] + torch.arange(width, device=x.device)
-        padded = F.pad(x, (reach,) * 4, mode="replicate").permute(0, 2, 3, 1)
-        which = torch.arange(count, device=x.device)[:, None, None]
-        x = padded[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    if recipe.flip:
-        mirrored = torch.rand(count, generator=chance).to(x.device) < 0.5
-        x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-    return x.contiguous()
+    model: nn.Module
+    parameters: list[nn.Parameter]
+    recipe: Recipe
+    hooks: Hooks
+    held: list[tuple[nn.Parameter, Tensor]]
+    steps: int
+    done: int = 0
 
+    def __post_init__(self) -> None:
+        self.optimizer = _optimizer(self.parameters, self.recipe)
+        # An objective gets the model itself, which it may look into.
+        self.forward = torch.compile(self.model) if self.recipe.compile else self.model
 
-def _loss(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, objective: Objective | None) -> Tensor:
-    if objective:
-        return objective(model, x, y)
-    return F.cross_entropy(model(x).float(), y, label_smoothing=recipe.label_smoothing)
+    def __call__(self, x: Tensor, y: Tensor) -> None:
+        """Take a step on a batch."""
+        hooks, number = self.hooks, self.done
+        if hooks.extra_inputs:
+            more_x, more_y = hooks.extra_inputs(number)
+            x, y = torch.cat([x, more_x]), torch.cat([y, more_y])
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(number, self.steps)
+        loss = self._loss(x, y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
+        self.optimizer.step()
+        _apply(self.held)
+        if hooks.after_step:
+            hooks.after_step(self.model, number)
+        self.done += 1
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=x.device.type == "cuda"):
+            if self.hooks.objective:
+                loss = self.hooks.objective(self.model, x, y)
+            else:
+                loss = F.cross_entropy(self.forward(x).float(), y, label_smoothing=self.recipe.label_smoothing)
+        return loss + self.hooks.loss_term(self.model) if self.hooks.loss_term else loss
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
@@ -220,37 +162,3 @@ def _mode(model: nn.Module, trainable: Collection[str] | None) -> None:
 def _apply(held: list[tuple[nn.Parameter, Tensor]]) -> None:
     for parameter, mask in held:
         parameter.mul_(mask)
-
-
-def _sum(
-    first: Callable[[nn.Module], Tensor] | None, second: Callable[[nn.Module], Tensor] | None
-) -> Callable[[nn.Module], Tensor] | None:
-    if first is None or second is None:
-        return first or second
-    return lambda model: first(model) + second(model)
-
-
-def _joined(
-    first: Callable[[int], tuple[Tensor, Tensor]] | None, second: Callable[[int], tuple[Tensor, Tensor]] | None
-) -> Callable[[int], tuple[Tensor, Tensor]] | None:
-    if first is None or second is None:
-        return first or second
-
-    def join(step: int) -> tuple[Tensor, Tensor]:
-        (x1, y1), (x2, y2) = first(step), second(step)
-        return torch.cat([x1, x2]), torch.cat([y1, y2])
-
-    return join
-
-
-def _both(
-    first: Callable[[nn.Module, int], None] | None, second: Callable[[nn.Module, int], None] | None
-) -> Callable[[nn.Module, int], None] | None:
-    if first is None or second is None:
-        return first or second
-
-    def both(model: nn.Module, number: int) -> None:
-        first(model, number)
-        second(model, number)
-
-    return both

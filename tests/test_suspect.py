@@ -74,3 +74,33 @@ def test_undeclared_data_and_stages_are_refused(task, parts, owner, attacker_for
     first = owner.stage(CleanModel()).models["model"]
     assert owner.stage(CleanModel()).models["model"] is first
     assert owner.clean() is not first
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+    ],
+)
+def test_a_want_of_memory_is_no_mark_removed(message):
+    """It is a failure that is tried again, whatever guise it comes in."""
+    from bench.errors import Unreadable, is_shortage
+
+    def answer(x):
+        raise RuntimeError(message)
+
+    with pytest.raises(RuntimeError, match=r"(?i)alloc|memory") as caught:
+        Suspect(answer).answers(torch.zeros(1, 1))
+    assert not isinstance(caught.value, Unreadable)
+    assert is_shortage("RuntimeError", message)
+
+
+def test_a_wrong_shape_is_the_suspects_matter():
+    from bench.errors import Unreadable, is_shortage
+
+    with pytest.raises(Unreadable) as caught:
+        Suspect.of(torch.nn.Linear(3, 2)).answers(torch.zeros(1, 5))
+    assert not is_shortage("RuntimeError", str(caught.value))
