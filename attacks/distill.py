@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.attack import AttackClass, Data, RemovalAttack
+from bench.effort import Effort, of_training
+from bench.hooks import Hooks
 from bench.plugin import Access
+from bench.split import Split
 from bench.stage import Stage, TargetAnswers
 from bench.suspect import Target
+from bench.task import Task
 from bench.trainer import AttackerTrainer
-from bench.training import Hooks, Split
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,14 @@ class Distill(RemovalAttack):
     def stages(self) -> tuple[Stage, ...]:
         """The protected model's answers, queried once for all that want them."""
         return (TargetAnswers(),)
+
+    def effort(self, task: Task) -> Effort:
+        """Training on all inputs of the attacker; the answers are a stage."""
+        return of_training(task, task.sizes.attacker, self.epochs)
+
+    def surrogates(self) -> int:
+        """One every so many epochs, and one at the end."""
+        return math.ceil(self.epochs / self.every)
 
     def run(self, target: Target, trainer: AttackerTrainer) -> Iterator[tuple[float, nn.Module]]:
         """Train the student, and yield it along the way."""

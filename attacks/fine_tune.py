@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -11,7 +12,9 @@ from torch import nn
 
 import models
 from bench.attack import AttackClass, Data, RemovalAttack
+from bench.effort import Effort, of_training
 from bench.suspect import Target
+from bench.task import Task
 from bench.trainer import AttackerTrainer
 
 HEAD = "head"
@@ -44,6 +47,15 @@ class FineTune(RemovalAttack):
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.every < 1:
             raise ValueError(f"expected epochs >= 1 and every >= 1, got {self.epochs} and {self.every}")
+
+    def effort(self, task: Task) -> Effort:
+        """Training on the labelled inputs; where only the head is tuned, the body just answers."""
+        whole = of_training(task, task.sizes.labelled, self.epochs)
+        return Effort(answered=whole.trained) if self.variant.endswith("LL") else whole
+
+    def surrogates(self) -> int:
+        """One every so many epochs, and one at the end."""
+        return math.ceil(self.epochs / self.every)
 
     def run(self, target: Target, trainer: AttackerTrainer) -> Iterator[tuple[float, nn.Module]]:
         """Tune, and yield the model along the way."""

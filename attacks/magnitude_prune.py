@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.attack import AttackClass, Data, RemovalAttack
+from bench.effort import Effort, of_training
 from bench.suspect import Target
+from bench.task import Task
 from bench.trainer import AttackerTrainer
 
 
@@ -44,6 +46,14 @@ class MagnitudePrune(RemovalAttack):
     def data_used(self) -> Data:
         """Labels, where it retrains."""
         return "labels" if self.retrain_epochs else "none"
+
+    def effort(self, task: Task) -> Effort:
+        """A training per fraction, where it retrains."""
+        return of_training(task, task.sizes.labelled, self.retrain_epochs * len(self.fractions))
+
+    def surrogates(self) -> int:
+        """One per fraction."""
+        return len(self.fractions)
 
     def run(self, target: Target, trainer: AttackerTrainer) -> Iterator[tuple[float, nn.Module]]:
         """Prune the protected model to each fraction."""

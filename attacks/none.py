@@ -9,7 +9,9 @@ from typing import ClassVar
 from torch import nn
 
 from bench.attack import AttackClass, Kind, RemovalAttack
+from bench.effort import Effort
 from bench.suspect import Target
+from bench.task import Task
 from bench.trainer import AttackerTrainer
 
 
@@ -21,6 +23,11 @@ class NoAttack(RemovalAttack):
     family: ClassVar[str] = "none"
     kind: ClassVar[Kind] = "none"
     attack_class: ClassVar[AttackClass] = "none"
+
+    def effort(self, task: Task) -> Effort:
+        """Nothing."""
+        del task
+        return Effort()
 
     def run(self, target: Target, trainer: AttackerTrainer) -> Iterator[tuple[float, nn.Module]]:
         """The model itself at strength 0."""

@@ -9,8 +9,10 @@ from typing import ClassVar
 from torch import nn
 
 from bench.attack import AttackClass, Data, RemovalAttack
+from bench.effort import Effort, of_training
 from bench.plugin import Access
 from bench.suspect import Target
+from bench.task import Task
 from bench.trainer import AttackerTrainer
 
 
@@ -31,6 +33,10 @@ class Scratch(RemovalAttack):
     ceiling: ClassVar[bool] = True
 
     epochs: int = 100
+
+    def effort(self, task: Task) -> Effort:
+        """One training on the labelled inputs."""
+        return of_training(task, task.sizes.labelled, self.epochs)
 
     def run(self, target: Target, trainer: AttackerTrainer) -> Iterator[tuple[float, nn.Module]]:
         """Train to the end."""

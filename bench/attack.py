@@ -46,6 +46,10 @@ class Attack(Plugin):
         """The most that it uses of the attacker's data with these parameters."""
         return self.data
 
+    def surrogates(self) -> int:
+        """How many surrogates it yields, for forecasts of a run's time and disk."""
+        return 1
+
     def against(self, scheme: Defense) -> str | None:
         """Why it cannot be tried on this scheme (another kind of key, say), or None where it can."""
         del scheme

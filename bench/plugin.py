@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from bench import parameters
+from bench.effort import Effort
 
 Access = Literal["none", "black-box", "white-box"]
 
@@ -46,3 +47,8 @@ class Plugin:
     def stages(self) -> tuple[Any, ...]:
         """The shared stages (`bench.stage`) that it wants computed beforehand."""
         return ()
+
+    def effort(self, task: Any) -> Effort | None:
+        """How much it computes in all, for forecasts of a run's time; None where it does not say."""
+        del task
+        return None

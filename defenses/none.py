@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bench.defense import Defense, Protected
+from bench.effort import Effort
 from bench.evidence import Evidence
 from bench.key import Key
 from bench.plugin import Access
@@ -33,6 +34,11 @@ class Undefended(Defense):
         """Nothing can be claimed."""
         del task
         return 0.0
+
+    def effort(self, task: Task) -> Effort:
+        """Nothing beside the clean model."""
+        del task
+        return Effort()
 
     def draw(self, task: Task, stream: Stream) -> Key:
         """An empty key."""

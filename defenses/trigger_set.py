@@ -13,8 +13,10 @@ from torch import Tensor
 import models
 from bench import images
 from bench.defense import Defense, KeyKind, Protected
+from bench.effort import Effort, of_training
 from bench.errors import Unreadable
 from bench.evidence import Evidence, any_of
+from bench.hooks import Hooks
 from bench.key import Key
 from bench.parameters import judged
 from bench.plugin import Access
@@ -24,7 +26,6 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from bench.training import Hooks
 
 HEAD = "head"
 
@@ -81,6 +82,11 @@ class TriggerSet(Defense):
     def capacity(self, task: Task) -> float:
         """All labels right: K ** -T; one reading more costs a factor of 2."""
         return -self.triggers * math.log10(task.classes) + (math.log10(2) if self.old_head else 0.0)
+
+    def effort(self, task: Task) -> Effort:
+        """Training with triggers in each batch."""
+        epochs = task.recipe.epochs if self.mode == "scratch" else self.epochs
+        return of_training(task, task.sizes.train, epochs, extra=self.per_batch)
 
     def files(self) -> tuple[str, ...]:
         """The trigger images."""

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 import models
 from bench.defense import Defense, KeyKind, Protected
+from bench.effort import Effort, of_training
 from bench.evidence import Evidence
+from bench.hooks import Hooks
 from bench.key import Key
 from bench.plugin import Access
 from bench.statistics import binomial_tail
@@ -20,7 +22,6 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from bench.training import Hooks
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Uchida(Defense):
         """All bits right: 2 ** -T."""
         del task
         return -self.bits * math.log10(2)
+
+    def effort(self, task: Task) -> Effort:
+        """One training; the loss term costs little beside it."""
+        return of_training(task, task.sizes.train, task.recipe.epochs)
 
     def draw(self, task: Task, stream: Stream) -> Key:
         """The message and the projection, float32 of shape (T, M)."""

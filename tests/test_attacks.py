@@ -1,4 +1,4 @@
-"""One contract for every registered attack, then the exact algorithm of each."""
+"""The exact algorithm of each attack; the contract that they share is in test_contract.py."""
 
 import copy
 
@@ -13,24 +13,7 @@ from attacks.distill import Distill
 from attacks.fine_tune import FineTune
 from attacks.magnitude_prune import MagnitudePrune, magnitude_masks
 from attacks.scratch import Scratch
-from bench.attack import DecoyAttack, RemovalAttack
-from bench.registry import discover
 from bench.suspect import Target, predict
-
-QUICK = {
-    "scratch": Scratch(epochs=2),
-    "fine-tune": FineTune(epochs=2, every=1),
-    "distill": Distill(epochs=2, every=1),
-}
-
-
-def variants():
-    for name, cls in sorted(discover().attack.items()):
-        if issubclass(cls, RemovalAttack):
-            yield QUICK.get(name, cls())
-    for variant in ("FTLL", "RTLL", "RTAL"):
-        yield FineTune(variant=variant, epochs=2)
-    yield MagnitudePrune(fractions=(0.5,), scope="layer", retrain_epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -43,48 +26,6 @@ def surrogates(attack, model, attacker_for):
     target = Target(model if attack.access != "none" else None, attack.access)
     trainer = attacker_for(attack, target)
     return [(strength, copy.deepcopy(one)) for strength, one in attack.run(target, trainer)], target, trainer
-
-
-@pytest.mark.parametrize("attack", list(variants()), ids=lambda a: a.label)
-class TestContract:
-    def test_it_says_what_it_is(self, attack, task):
-        assert attack.name
-        assert attack.family
-        assert type(attack).__doc__
-        assert attack.applies_to(task) is None
-        assert attack.kind == "none" or attack.strength_unit
-
-    def test_the_same_surrogates_from_the_same_stream(self, attack, protected, attacker_for):
-        first, _, _ = surrogates(attack, protected, attacker_for)
-        second, _, _ = surrogates(attack, protected, attacker_for)
-        assert [strength for strength, _ in first] == [strength for strength, _ in second]
-        for (_, one), (_, other) in zip(first, second, strict=True):
-            assert all(torch.equal(v, other.state_dict()[n]) for n, v in one.state_dict().items())
-
-    def test_the_protected_model_stays_as_it_is(self, attack, protected, attacker_for):
-        before = {name: value.clone() for name, value in protected.state_dict().items()}
-        surrogates(attack, protected, attacker_for)
-        assert all(torch.equal(value, before[name]) for name, value in protected.state_dict().items())
-
-    def test_it_uses_no_more_data_than_it_declares(self, attack, protected, attacker_for):
-        _, target, trainer = surrogates(attack, protected, attacker_for)
-        used = attack.data_used()
-        assert (trainer.labels_used > 0) <= (used == "labels")
-        assert (trainer.inputs_used > 0) == (used != "none")
-        assert target.queries == 0 or attack.access != "none"
-
-    def test_strengths_rise_and_surrogates_can_be_stored(self, attack, protected, attacker_for):
-        made, _, _ = surrogates(attack, protected, attacker_for)
-        strengths = [strength for strength, _ in made]
-        assert strengths == sorted(set(strengths))
-        for _, model in made:
-            models.rebuild(models.describe(model), model.state_dict())
-
-
-def test_every_decoy_attack_draws_at_least_a_thousand_by_default():
-    found = [cls() for cls in discover().attack.values() if issubclass(cls, DecoyAttack)]
-    assert found
-    assert all(attack.decoys >= 1000 for attack in found)
 
 
 @pytest.mark.parametrize(("variant", "head_only", "renewed"), [

@@ -1,4 +1,4 @@
-"""One contract for every registered defense, then the exact algorithm of each."""
+"""The exact algorithm of each defense; the contract that they share is in test_contract.py."""
 
 import dataclasses
 import math
@@ -12,29 +12,13 @@ from scipy import stats
 
 import models
 from bench import images
-from bench.bundle import Bundle, bundle_to_key, key_to_bundle
 from bench.errors import InputError
-from bench.registry import discover
 from bench.stream import Stream
 from bench.suspect import Suspect
 from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida, mean_filter
 
 KEY = Stream.root(0).child("owner", "key")
-
-
-def variants():
-    """Every defense with its defaults, and those whose other parameters take another path."""
-    for _, cls in sorted(discover().defense.items()):
-        yield cls()
-    yield TriggerSet(mode="fine-tune", epochs=3)
-    yield TriggerSet(old_head=True)
-    yield Uchida(projection="direct", strength=0.1)
-    yield Uchida(projection="diff", bits=32, strength=0.1)
-
-
-ALL = list(variants())
-PROTECTING = [defense for defense in ALL if not defense.undefended]
 
 
 @pytest.fixture(scope="module")
@@ -52,103 +36,6 @@ def protected(task, parts):
         return made[defense.label]
 
     return get
-
-
-def suspects(defense, model):
-    return Suspect.of(model, defense.access_used())
-
-
-@pytest.mark.parametrize("defense", ALL, ids=lambda d: d.label)
-class TestContract:
-    def test_it_says_what_it_is(self, defense, task):
-        assert defense.name
-        assert defense.family
-        assert type(defense).__doc__
-        assert defense.applies_to(task) is None
-        assert defense.undefended or defense.uniform
-        assert defense.capacity(task) <= 0
-
-    def test_the_same_stream_draws_the_same_key_and_another_does_not(self, defense, task):
-        first, second, other = (key_to_bundle(defense.draw(task, s)) for s in (KEY, KEY, KEY.child("x")))
-        assert first.to_bytes() == second.to_bytes()
-        assert defense.undefended or first.to_bytes() != other.to_bytes()
-
-    def test_the_key_survives_storage(self, defense, protected):
-        (_, key, _), _ = protected(defense)
-        content = key_to_bundle(key).to_bytes()
-        assert key_to_bundle(bundle_to_key(Bundle.from_bytes(content))).to_bytes() == content
-
-    def test_the_drawn_part_of_the_key_is_that_before_training(self, defense, task, protected):
-        (_, key, _), _ = protected(defense)
-        drawn = defense.draw(task, KEY).drawn
-        assert set(drawn) == set(key.drawn)
-        assert set(defense.uniform) <= set(drawn)
-
-    def test_protecting_twice_gives_the_same_bits(self, defense, task, parts, protected):
-        from bench.trainer import OwnerTrainer
-
-        (model, _, _), _ = protected(defense)
-        again = OwnerTrainer(task, parts.train, parts.heldout, Stream.root(0).child("owner"))
-        second = defense.protect(again, defense.draw(task, KEY)).model
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, second.state_dict()[name]), name
-
-    def test_what_is_published_is_a_plain_model_of_the_task(self, defense, task, protected, parts):
-        (model, _, _), _ = protected(defense)
-        rebuilt = models.rebuild(models.describe(model), model.state_dict())
-        assert rebuilt.eval()(parts.test.x[:4]).shape == (4, task.classes)
-
-    @pytest.mark.parametrize(("name", "classes", "shape"), [("resnet8", 10, (1, 8, 8)), ("lenet5", 3, (3, 28, 28))])
-    def test_a_foreign_model_is_no_evidence_and_no_error(self, defense, protected, name, classes, shape):
-        (_, key, _), trainer = protected(defense)
-        evidence = defense.verify(suspects(defense, models.build(name, classes, shape)), key, trainer)
-        assert evidence.log10_p > -6
-
-    def test_verifying_changes_nothing(self, defense, protected):
-        (model, key, _), trainer = protected(defense)
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        first = defense.verify(suspects(defense, model), key, trainer)
-        assert defense.verify(suspects(defense, model), key, trainer) == first
-        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("defense", PROTECTING, ids=lambda d: d.label)
-class TestEvidence:
-    def test_the_protected_model_verifies_and_never_below_the_capacity(self, defense, task, protected):
-        (model, key, _), trainer = protected(defense)
-        evidence = defense.verify(suspects(defense, model), key, trainer)
-        # Three epochs of training; the suites ask for 1e-6 after the whole recipe.
-        assert evidence.log10_p < -3
-        assert evidence.log10_p >= defense.capacity(task) - 1e-9
-
-    def test_a_fresh_key_does_not_verify(self, defense, task, protected):
-        (model, key, _), trainer = protected(defense)
-        decoy = defense.draw(task, KEY.child("decoy")).with_facts_of(key)
-        assert defense.verify(suspects(defense, model), decoy, trainer).log10_p > -4
-
-    def test_p_values_under_fresh_uniform_parts_are_uniform_or_conservative(self, defense, task, protected, full_clean):
-        """Evidence 1: the null redraws the key's uniform part, the suspect stays as it is."""
-        (model, key, _), trainer = protected(defense)
-        for suspect in (model, full_clean):
-            p_values = []
-            for number in range(500):
-                fresh = defense.draw(task, Stream(("null",)).child(number))
-                redrawn = key.redraw(fresh, defense.uniform)
-                p_values.append(10 ** defense.verify(suspects(defense, suspect), redrawn, trainer).log10_p)
-            for level in (0.1, 0.01):
-                hits = int(np.sum(np.array(p_values) <= level))
-                assert stats.binom.sf(hits - 1, len(p_values), level) > 1e-3, (level, hits)
-
-    def test_the_owners_key_on_an_independent_model_is_no_claim(self, defense, protected, full_clean):
-        (_, key, _), trainer = protected(defense)
-        assert defense.verify(suspects(defense, full_clean), key, trainer).log10_p > -4
-
-    def test_a_constant_model_is_no_evidence_beyond_chance(self, defense, task, protected):
-        (_, key, _), trainer = protected(defense)
-        flat = models.build("vgg8", 10, (1, 8, 8))
-        for parameter in flat.parameters():
-            torch.nn.init.zeros_(parameter)
-        assert defense.verify(suspects(defense, flat), key, trainer).log10_p > -4
 
 
 class TestUchida:
