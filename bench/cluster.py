@@ -8,13 +8,14 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.errors import InputError
-from bench.seats import Bundle, Seat
+from bench.seats import Bundle, Node, Seat
 
 # Products beyond this spill to disk.
 _STORE_BYTES = 2**30
@@ -22,6 +23,10 @@ _STORE_BYTES = 2**30
 _LONGEST_TEMPORARY = 20
 _RESERVE_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
+# What begins a connection over HTTP/2, on which gRPC and so Ray rests: a preface, and an empty frame of settings.
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS = 4
+_LONGEST_REASON = 400
 _SYSTEM = {
     # Processes started ahead lack the environment that workers get: one per CPU, and never used.
     "enable_worker_prestart": False,
@@ -38,6 +43,7 @@ class Cluster:
     Attributes:
         ray: the module; imported here, because it takes most of a second.
         logs: where the workers of a new one write.
+        joined: it was there before, and nodes of it may go while this process lives.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -50,8 +56,9 @@ class Cluster:
             InputError: nothing answers there.
         """
         self.logs: Path | None = None
+        self.joined = True
         self._directory: Path | None = None
-        self._group: Any = None
+        self._groups: dict[str, Any] = {}
         # Before the import, so that it runs after Ray's own, which puts directories back.
         atexit.register(self._sweep)
         self.ray: Any = importlib.import_module("ray")
@@ -63,30 +70,45 @@ class Cluster:
         silent = _replaced(self.ray._private.worker, "listen_error_messages", _nothing)
         with silent, _variables({"RAY_USAGE_STATS_ENABLED": "0"}):
             if address is None:
+                self.joined = False
                 self._start()
             else:
                 self._join(address)
 
-    def gpus(self) -> int:
-        """The GPUs that it has."""
-        return int(self.ray.cluster_resources().get("GPU", 0))
+    def nodes(self, free: bool = False) -> list[Node]:
+        """The nodes that live, that of this process first.
 
-    def reserve(self, bundles: list[Bundle]) -> None:
+        Args:
+            free: what nobody has taken of their CPUs and GPUs (Ray's account may be a moment old), instead of all.
+        """
+        here = self.ray.get_runtime_context().get_node_id()
+        left = self.ray._private.state.available_resources_per_node() if free else {}
+        found = []
+        for node in self.ray.nodes():
+            if node["Alive"]:
+                offer = left.get(node["NodeID"], {}) if free else node["Resources"]
+                gpus = int(offer.get("GPU", 0))
+                found.append(Node(node["NodeID"], node["NodeName"], offer.get("CPU", 0.0), gpus))
+        return sorted(found, key=lambda node: (node.id != here, node.name, node.id))
+
+    def reserve(self, bundles: dict[str, list[Bundle]]) -> None:
         """Take resources for the slots.
 
+        Args:
+            bundles: of each node, by its id. A group for each, so that the loss of one touches no other.
+
         Raises:
-            InputError: there are not as many.
+            InputError: others have taken them.
         """
-        there = self.ray.cluster_resources()
-        for kind in sorted({kind for bundle in bundles for kind in bundle}):
-            asked, has = sum(bundle.get(kind, 0) for bundle in bundles), there.get(kind, 0)
-            if asked > has:
-                raise InputError(f"{kind}: the workers need {asked:g}, there are {has:g}")
-        self._group = self.ray.util.placement_group(bundles)
-        if not self._group.wait(timeout_seconds=_RESERVE_SECONDS):
-            free = {kind: self.ray.available_resources().get(kind, 0) for kind in ("CPU", "GPU")}
-            asked_for = ", ".join(str(bundle) for bundle in bundles)
-            raise InputError(f"the workers ask for {asked_for}, each on one node; free are {free}")
+        for node, mine in bundles.items():
+            on_it = [{"ray.io/node-id": node}] * len(mine)
+            self._groups[node] = self.ray.util.placement_group(mine, bundle_label_selector=on_it)
+        deadline = time.monotonic() + _RESERVE_SECONDS
+        for node, mine in bundles.items():
+            if not self._groups[node].wait(timeout_seconds=max(deadline - time.monotonic(), 0.0)):
+                free = {kind: self.ray.available_resources().get(kind, 0) for kind in ("CPU", "GPU")}
+                asked_for = ", ".join(str(bundle) for bundle in mine)
+                raise InputError(f"the workers ask for {asked_for} on one node; free are {free}")
 
     def options(self, seat: Seat, environment: dict[str, str]) -> dict[str, Any]:
         """How to make a process at a seat: never restarted and nothing retried, whatever it dies of."""
@@ -97,14 +119,15 @@ class Cluster:
             "max_restarts": 0,
             "max_task_retries": 0,
             "runtime_env": {"env_vars": environment},
-            "scheduling_strategy": strategies.PlacementGroupSchedulingStrategy(self._group, seat.bundle),
+            "scheduling_strategy": strategies.PlacementGroupSchedulingStrategy(self._groups[seat.node], seat.bundle),
         }
 
     def close(self) -> None:
         """Give back what was reserved, and end what was started."""
-        if self._group is not None and self.ray.is_initialized():
-            self.ray.util.remove_placement_group(self._group)
-        self._group = None
+        if self.ray.is_initialized():
+            for group in self._groups.values():
+                self.ray.util.remove_placement_group(group)
+        self._groups = {}
         self._leave()
         self._sweep()
 
@@ -122,6 +145,8 @@ class Cluster:
         alone = _replaced(constants, "ENABLE_RAY_CLUSTER", False)
         with alone, _variables({constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
             self.ray.init(
+                # Whatever RAY_ADDRESS says.
+                address="local",
                 num_cpus=affinity if affinity < every else None,
                 object_store_memory=min(_STORE_BYTES, _memory() // 8),
                 include_dashboard=False,
@@ -136,14 +161,48 @@ class Cluster:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _join(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
+        if "://" in address or address == "local":
+            raise InputError(f"--address: expected HOST:PORT of a Ray cluster, or auto, got {address!r}")
         try:
-            if port.isdecimal() and "/" not in host:
-                # Ray alone would try for minutes.
-                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-            self.ray.init(address=address, log_to_driver=False, logging_level="error")
-        except (OSError, ValueError, OverflowError) as error:
-            raise InputError(f"no Ray cluster at {address!r}: {error}") from error
+            found = self.ray._private.services.canonicalize_bootstrap_address(address)
+            if found is None:
+                raise ConnectionError("none was started on this machine")
+            # Ray alone would try for minutes.
+            _greet(found)
+            # With a token where there is one, as Ray does it; 40 s for what speaks gRPC and is no head of Ray.
+            tokens = importlib.import_module("ray._private.authentication.authentication_token_setup")
+            tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+            importlib.import_module("ray._raylet").GcsClient(address=found)
+            self.ray.init(address=found, log_to_driver=False, logging_level="error")
+        except (OSError, ValueError, OverflowError, RuntimeError, self.ray.exceptions.RayError) as error:
+            # Ray's errors are essays.
+            why = " ".join(str(error).split())[:_LONGEST_REASON]
+            raise InputError(f"no Ray cluster at {address!r}: {why}") from error
+
+
+def gpus_at(address: str) -> int:
+    """The GPUs of the cluster at an address.
+
+    Raises:
+        InputError: nothing answers there.
+    """
+    cluster = Cluster(address)
+    try:
+        return sum(node.gpus for node in cluster.nodes())
+    finally:
+        cluster.close()
+
+
+def _greet(address: str) -> None:
+    """See that gRPC answers; raises OSError or ValueError where it does not."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            return
+        connection.sendall(_HELLO)
+        head = connection.recv(9, socket.MSG_WAITALL)
+        if len(head) < 9 or head[3] != _SETTINGS:
+            raise ConnectionError("what listens there is no Ray")
 
 
 @contextmanager

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import models
-from bench import images, parameters, registry, sources, work
+from bench import images, parameters, registry, sources, specs, work
 from bench.attack import Attack, DecoyAttack
 from bench.defense import Defense
 from bench.job import Channel, Input, Job, JobKind, Side
 from bench.plugin import Plugin
 from bench.stage import Stage
 from bench.stream import Stream
-from bench.task import Task
+from bench.task import PartName, Task
 
 # Raised when the meaning of a job's spec or of the streams changes: results of before are then redone.
 PROTOCOL = 1
@@ -29,10 +30,14 @@ _METHODS: dict[str, tuple[str, ...]] = {
 
 # Objects that every job is handed, so that no name in its code leads to them.
 _HANDED: tuple[sources.Node, ...] = (
+    ("bench.data.parts", "cut"),
+    ("bench.data.parts", "read"),
+    ("bench.data.source", "decoded"),
     ("bench.recipe", "Recipe"),
+    ("bench.split", "Inputs"),
+    ("bench.split", "Split"),
     ("bench.stream", "Stream"),
     ("bench.task", "Task"),
-    ("bench.training", "Split"),
     ("models.architecture", "rebuild"),
 )
 
@@ -46,7 +51,7 @@ class JobPlanner:
         seed: of the repetition.
         threads: of PyTorch, per job.
         device: kind of device.
-        data_digest: of the dataset's content.
+        data_digests: of the content of each part of the data.
         jobs: where new jobs are put, parents before children.
     """
 
@@ -54,19 +59,27 @@ class JobPlanner:
     seed: int
     threads: int
     device: str
-    data_digest: str
+    data_digests: Mapping[PartName, str]
     jobs: dict[str, Job]
     _files: dict[str, str] = field(default_factory=dict)
+    # What is made of the same plugins is made once: a plan of thousands of cells asks for it at each of them.
+    _made: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    _sources: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    _specs: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
 
     def stage(self, stage: Stage, target: Defense | None) -> str:
         """A shared stage; of the attacker's side, for the defense that is attacked."""
+        whose = target if stage.side == "attacker" else None
+        return self._once(("stage", stage, whose), lambda: self._stage(stage, target))
+
+    def _stage(self, stage: Stage, target: Defense | None) -> str:
         inputs = {f"stage:{one.key}": self._input(one, target) for one in stage.stages()}
         label = stage.label
         if stage.side == "attacker":
             assert target is not None
             inputs["target"] = Input(self.protect(target), "public")
             label = f"{stage.label} of {target.label}"
-        spec = {"plugin": _spec(stage)}
+        spec = {"plugin": self._spec(stage)}
         return self._job("stage", stage.side, f"stage {label}", spec, inputs, [(stage, ("run", "stages"))])
 
     def _input(self, stage: Stage, target: Defense | None) -> Input:
@@ -75,9 +88,12 @@ class JobPlanner:
 
     def protect(self, defense: Defense) -> str:
         """The protected model of a defense; fields that only `verify` reads make no difference."""
+        return self._once(("protect", defense), lambda: self._protect(defense))
+
+    def _protect(self, defense: Defense) -> str:
         inputs = {f"stage:{stage.key}": self._input(stage, None) for stage in defense.stages()}
         spec = {
-            "plugin": _spec(defense, judged_too=False),
+            "plugin": self._spec(defense, judged_too=False),
             "files": {path: self._file_digest(path) for path in defense.files()},
         }
         label = parameters.label(defense.name, _without_judged(defense))
@@ -85,14 +101,17 @@ class JobPlanner:
 
     def attack(self, defense: Defense, attack: Attack) -> str:
         """The surrogates, or the forgery, of an attack on a defense."""
+        return self._once(("attack", defense, attack), lambda: self._attack(defense, attack))
+
+    def _attack(self, defense: Defense, attack: Attack) -> str:
         touches = attack.access != "none"
         knows = attack.knowledge != "none"
         inputs = {"target": Input(self.protect(defense), "public")} if touches else {}
         inputs |= {f"stage:{stage.key}": self._input(stage, defense) for stage in attack.stages()}
-        spec: dict[str, Any] = {"plugin": _spec(attack)}
+        spec: dict[str, Any] = {"plugin": self._spec(attack)}
         roots: list[tuple[Plugin, tuple[str, ...]]] = [(attack, ("*",))]
         if knows:
-            spec["scheme"] = _spec(defense, judged_too=False)
+            spec["scheme"] = self._spec(defense, judged_too=False)
             roots.append((defense, _METHODS["decoys"] + _METHODS["protect"]))
         part = work.part_of(attack)
         if part is not None:
@@ -106,6 +125,9 @@ class JobPlanner:
 
     def measure(self, surrogates: str, attack: Attack) -> str:
         """The accuracy of what an attack left."""
+        return self._once(("measure", surrogates, attack.changes_task), lambda: self._measure(surrogates, attack))
+
+    def _measure(self, surrogates: str, attack: Attack) -> str:
         spec = {"options": {"changes_task": attack.changes_task}}
         label = f"measure {self.jobs[surrogates].label}"
         return self._job("measure", "owner", label, spec, {"surrogates": Input(surrogates, "public")}, [])
@@ -114,15 +136,40 @@ class JobPlanner:
         """A key's evidence on surrogates, by its defense."""
         inputs = {"surrogates": Input(surrogates, "public"), "key": key}
         label = f"judge {self.jobs[surrogates].label} by {defense.label}"
-        return self._job("judge", "owner", label, {"plugin": _spec(defense)}, inputs, [(defense, _METHODS["judge"])])
+        return self._job(
+            "judge", "owner", label, {"plugin": self._spec(defense)}, inputs, [(defense, _METHODS["judge"])]
+        )
 
     def decoys(self, defense: Defense, attack: DecoyAttack) -> str:
         """Fresh keys on the protected model."""
         protect = self.protect(defense)
         inputs = {"target": Input(protect, "public"), "key": Input(protect, "secret")}
-        spec = {"plugin": _spec(defense), "options": {"decoys": attack.decoys}}
+        spec = {"plugin": self._spec(defense), "options": {"decoys": attack.decoys}}
         label = f"decoys {attack.label} for {defense.label}"
         return self._job("decoys", "owner", label, spec, inputs, [(defense, _METHODS["decoys"])])
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], str]) -> str:
+        # By class as well: two plugins without fields are equal whatever their classes.
+        whole = (*key, *(type(one) for one in key))
+        if whole not in self._made:
+            self._made[whole] = make()
+        return self._made[whole]
+
+    def _spec(self, plugin: Plugin, judged_too: bool = True) -> dict[str, Any]:
+        key = (type(plugin), plugin, judged_too)
+        if key not in self._specs:
+            self._specs[key] = _spec(plugin, judged_too)
+        return self._specs[key]
+
+    def _source(self, kind: JobKind, plugins: Iterable[tuple[Plugin, tuple[str, ...]]]) -> str:
+        used = tuple((type(plugin), methods, plugin.architectures()) for plugin, methods in plugins)
+        if (kind, used) not in self._sources:
+            roots = [("bench.work", kind), sources.whole_module(models.module_of(self.task.model)), *_HANDED]
+            for cls, methods, architectures in used:
+                roots += _roots(cls, methods)
+                roots += [sources.whole_module(models.module_of(name)) for name in architectures]
+            self._sources[kind, used] = sources.digest(roots)
+        return self._sources[kind, used]
 
     def _job(
         self,
@@ -133,44 +180,39 @@ class JobPlanner:
         inputs: Mapping[str, Input],
         plugins: Iterable[tuple[Plugin, tuple[str, ...]]],
     ) -> str:
-        roots = [("bench.work", kind), sources.whole_module(models.module_of(self.task.model)), *_HANDED]
-        for plugin, methods in plugins:
-            roots += _roots(type(plugin), methods)
-            roots += [sources.whole_module(models.module_of(name)) for name in plugin.architectures()]
-        source = sources.digest(roots)
+        source = self._source(kind, plugins)
         whole = {**spec, "task": self._task_spec, "seed": self._seed_for(side), "threads": self.threads}
         identity = {
             "protocol": PROTOCOL,
             "kind": kind,
             "spec": whole,
             "inputs": {role: [one.job, one.channel] for role, one in inputs.items()},
-            "data": self.data_digest,
+            "data": self.data_digests,
             "device": self.device,
             "source": source,
         }
         digest = hashlib.sha256(parameters.canonical(identity).encode()).hexdigest()[:16]
         if digest not in self.jobs:
-            self.jobs[digest] = Job(digest, kind, side, label, whole, dict(inputs), source)
+            # Outside the identity, because the same data may lie elsewhere tomorrow.
+            found = {**whole, "data": self._data_spec}
+            self.jobs[digest] = Job(digest, kind, side, label, found, dict(inputs), source)
         return digest
 
     def _seed_for(self, side: Side) -> str:
-        if side == "owner":
-            return str(self.seed)
+        return str(self.seed) if side == "owner" else self._attackers_seed
+
+    @functools.cached_property
+    def _attackers_seed(self) -> str:
         # An attack that knows the scheme could draw the owner's key if it were told the seed.
         return Stream((str(self.seed), "attacker")).bytes(16).hex()
 
-    @property
+    @functools.cached_property
     def _task_spec(self) -> dict[str, Any]:
-        recipe = parameters.values_of(self.task.recipe)
-        info = self.task.info
-        return {
-            "dataset": info.name,
-            "shape": list(info.shape),
-            "classes": info.classes,
-            "second": list(info.second),
-            "model": self.task.model,
-            "recipe": recipe,
-        }
+        return specs.task_spec(self.task)
+
+    @functools.cached_property
+    def _data_spec(self) -> dict[str, Any]:
+        return specs.data_spec(self.task, self.data_digests)
 
     def _file_digest(self, path: str) -> str:
         if path not in self._files:
@@ -189,5 +231,5 @@ def _without_judged(defense: Defense) -> Defense:
 
 def _roots(cls: type, methods: tuple[str, ...]) -> list[sources.Node]:
     if methods == ("*",):
-        return [(cls.__module__, cls.__qualname__)]
+        return [(cls.__module__, cls.__qualname__), *sources.declared_roots(cls)]
     return sources.plugin_roots(cls, methods)

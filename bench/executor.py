@@ -23,19 +23,24 @@ class Finished:
         job: the id of the job.
         outcome: what it came to; its `products` are handles here. None where the worker was lost.
         lost: how the worker was lost, where it was (a signal, an exit, memory, killed by `kill`).
+        blameless: the loss cannot be the job's doing: its node is gone, or what another job left for it.
     """
 
     slot: int
     job: str
     outcome: Outcome | None
     lost: str | None = None
+    blameless: bool = False
 
 
 class Executor(Protocol):
-    """Slots that run one job each."""
+    """Slots that run one job each; a slot whose machine goes is never idle again."""
 
     def devices(self) -> list[str]:
         """For each slot the name of its device; slots that share a device share the name."""
+
+    def memory(self) -> Mapping[str, float]:
+        """MiB that jobs may take together, by name of the device; a device that is not named has no limit."""
 
     def idle(self) -> list[int]:
         """The slots that wait for a job."""
@@ -56,7 +61,7 @@ class Executor(Protocol):
         """A handle for a product that is on disk."""
 
     def get(self, handle: Handle) -> bytes:
-        """The bytes behind a handle."""
+        """The bytes behind a handle; raises LookupError where they are lost."""
 
     def close(self) -> None:
         """Let all workers go."""
@@ -78,6 +83,10 @@ class InlineExecutor:
     def devices(self) -> list[str]:
         """The one slot's device."""
         return [self.device]
+
+    def memory(self) -> Mapping[str, float]:
+        """No limit."""
+        return {}
 
     def idle(self) -> list[int]:
         """Slot 0, unless its job has not been collected."""

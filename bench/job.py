@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 JobKind = Literal["stage", "protect", "disclose", "attack", "forge", "measure", "judge", "decoys"]
@@ -45,16 +46,6 @@ class Job:
     spec: dict[str, Any]
     inputs: dict[str, Input]
     source_digest: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The job as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Job:
-        """The job of `to_json`."""
-        inputs = {role: Input(**one) for role, one in values["inputs"].items()}
-        return cls(**{**values, "inputs": inputs})
 
 
 @dataclass
@@ -142,10 +133,6 @@ class Cell:
     error: str | None = None
     traceback: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The cell as plain JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -160,7 +147,7 @@ class Plan:
         keep: which products stay on disk.
         timeout: hard limit of one job in seconds.
         threads: of PyTorch, per job.
-        data_digests: dataset to the digest of its content.
+        data_digests: task to the digest of its data's content.
         jobs: by id, parents before children.
         cells: in the order of the suite.
     """
@@ -178,14 +165,80 @@ class Plan:
     cells: list[Cell]
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain JSON values."""
+        """The plan as plain JSON values.
+
+        Jobs and cells are rows under named columns; the tables in specs and cells, tasks and plugins above
+        all, stand once under `shared` and are referred to by their place there.
+        """
+        shared = _Shared()
+        jobs = [
+            [job.id, job.kind, job.side, job.label, *shared.parted(job.spec), _pairs(job.inputs), job.source_digest]
+            for job in self.jobs.values()
+        ]
+        cells = [
+            [shared.place(known[name]) if name in _PARAMS else known[name] for name in _CELL]
+            for known in map(vars, self.cells)
+        ]
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("jobs", "cells")}
         values["seeds"] = list(self.seeds)
-        return {**values, "jobs": [j.to_json() for j in self.jobs.values()], "cells": [c.to_json() for c in self.cells]}
+        tables = {"jobs": {"columns": _JOB, "rows": jobs}, "cells": {"columns": _CELL, "rows": cells}}
+        return {**values, "shared": shared.values, **tables}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Plan:
-        """The plan of `to_json`."""
-        jobs = {job["id"]: Job.from_json(job) for job in values["jobs"]}
-        cells = [Cell(**cell) for cell in values["cells"]]
-        return cls(**{**values, "seeds": tuple(values["seeds"]), "jobs": jobs, "cells": cells})
+        """The plan of `to_json`.
+
+        Raises:
+            ValueError, LookupError, TypeError: not such values.
+        """
+        head = {name: value for name, value in values.items() if name not in ("shared", "jobs", "cells")}
+        shared, jobs, cells = values["shared"], {}, []
+        for row in _rows(values["jobs"], _JOB):
+            name, kind, side, label, plain, places, pairs, source = row
+            spec = {**plain, **{part: shared[place] for part, place in places.items()}}
+            inputs = {role: Input(*pair) for role, pair in pairs.items()}
+            jobs[name] = Job(name, kind, side, label, spec, inputs, source)
+        for row in _rows(values["cells"], _CELL):
+            found = dict(zip(_CELL, row, strict=True))
+            cells.append(Cell(**{**found, **{name: shared[found[name]] for name in _PARAMS}}))
+        return cls(**{**head, "seeds": tuple(values["seeds"]), "jobs": jobs, "cells": cells})
+
+
+_JOB = ["id", "kind", "side", "label", "spec", "spec_shared", "inputs", "source_digest"]
+_CELL = [one.name for one in fields(Cell)]
+_PARAMS = ("defense_params", "attack_params")
+
+
+class _Shared:
+    """Tables that many jobs have in common, each once."""
+
+    def __init__(self) -> None:
+        self.values: list[dict[str, Any]] = []
+        self._places: dict[str, int] = {}
+        self._seen: dict[int, int] = {}
+
+    def place(self, value: dict[str, Any]) -> int:
+        """Where the table stands."""
+        # Most are one object, and that is cheaper to see than equal content; the plan keeps them all alive.
+        if id(value) not in self._seen:
+            place = self._places.setdefault(json.dumps(value, sort_keys=True), len(self.values))
+            if place == len(self.values):
+                self.values.append(value)
+            self._seen[id(value)] = place
+        return self._seen[id(value)]
+
+    def parted(self, spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+        """The plain values of a spec, and the places of its tables."""
+        tables = {name: self.place(value) for name, value in spec.items() if isinstance(value, dict)}
+        return {name: value for name, value in spec.items() if name not in tables}, tables
+
+
+def _pairs(inputs: dict[str, Input]) -> dict[str, list[str]]:
+    return {role: [one.job, one.channel] for role, one in inputs.items()}
+
+
+def _rows(table: dict[str, Any], columns: list[str]) -> list[list[Any]]:
+    if table["columns"] != columns:
+        raise ValueError(f"expected the columns {', '.join(columns)}, got {', '.join(table['columns'])}")
+    rows: list[list[Any]] = table["rows"]
+    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import json
 import platform
 import random
 import resource
@@ -18,13 +19,12 @@ import numpy as np
 import torch
 
 import bench
-from bench import data, parameters, registry, work
+from bench import data, parameters, registry, specs, work
 from bench.bundle import Bundle
 from bench.job import Job, Outcome
-from bench.recipe import Recipe
+from bench.split import Split
 from bench.stream import Stream
-from bench.task import Task
-from bench.training import Split
+from bench.task import PartName
 from bench.work import Work
 
 _STAGE = "stage:"
@@ -42,6 +42,9 @@ def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
     started = time.perf_counter()
     place = torch.device(device)
     try:
+        # Reading data, once in a process, is no part of what a method takes.
+        _load(job)
+        started = time.perf_counter()
         _reset(job, place)
         result, products = getattr(work, job.kind)(_surroundings(job, inputs, place))
         packed = {channel: bundle.to_bytes() for channel, bundle in products.items()}
@@ -73,6 +76,14 @@ def warm() -> None:
     torch.optim.SGD(layer.parameters(), lr=0.1, fused=True).step()
 
 
+def device_memory(device: str) -> float | None:
+    """MiB that are free on a GPU; the call makes this process's CUDA context. None on a CPU."""
+    if device == "cpu":
+        return None
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return free / 2**20
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
@@ -90,55 +101,56 @@ def _surroundings(job: Job, inputs: Mapping[str, bytes], device: torch.device) -
     # Keys stay on the CPU, where they were drawn: a scheme moves what it needs.
     bundles = {role: one if role in _ON_CPU else one.to(device) for role, one in bundles.items()}
     surroundings = Work(
-        task=_task(spec["task"]),
+        task=specs.task_of(spec["task"], spec["data"]),
         seed=spec["seed"],
         device=device,
         bundles={role: bundle for role, bundle in bundles.items() if not role.startswith(_STAGE)},
         stages={r.removeprefix(_STAGE): bundle for r, bundle in bundles.items() if r.startswith(_STAGE)},
-        plugin=_plugin(spec.get("plugin")),
-        scheme=_plugin(spec.get("scheme")),
+        plugin=plugin_of(spec.get("plugin")),
+        scheme=plugin_of(spec.get("scheme")),
         options=spec.get("options", {}),
     )
     # Copies, because a plugin may change what it is handed and the next job must not see that.
-    dataset = spec["task"]["dataset"]
+    parts = _load(job)
     if job.side == "attacker":
-        inputs_only, labelled = _attacker_data(dataset)
-        surroundings.inputs, surroundings.labelled = inputs_only.clone(), labelled.copy()
+        inputs_only, labels = parts["attacker"].inputs, parts["attacker"].y
+        surroundings.inputs = inputs_only.copy()
+        surroundings.labelled = Split(inputs_only.take(len(labels)), labels).copy()
     elif job.kind == "measure":
-        surroundings.test = _test_data(dataset).copy()
+        surroundings.test = parts["test"].copy()
     else:
-        surroundings.train, surroundings.heldout = (split.copy() for split in _owner_data(dataset))
+        surroundings.train, surroundings.heldout = parts["train"].copy(), parts["heldout"].copy()
     return surroundings
 
 
-def _plugin(spec: Mapping[str, Any] | None) -> Any:
+def plugin_of(spec: Mapping[str, Any] | None) -> Any:
+    """The defense, attack or stage of a job's spec."""
     if spec is None:
         return None
     return parameters.build(registry.load(spec["path"]), spec["params"], spec["path"])
 
 
-def _task(spec: Mapping[str, Any]) -> Task:
-    return Task(data.info(spec["dataset"]), spec["model"], parameters.build(Recipe, spec["recipe"], "recipe"))
-
-
 # Each process keeps just the parts of its side: an attacking process never holds the owner's data or the test's.
-@functools.cache
-def _owner_data(dataset: str) -> tuple[Split, Split]:
-    parts = data.load(dataset)
-    return parts.train, parts.heldout
+_PARTS: dict[str, tuple[PartName, ...]] = {"owner": ("train", "heldout"), "attacker": ("attacker",)}
 
 
-@functools.cache
-def _attacker_data(dataset: str) -> tuple[torch.Tensor, Split]:
-    parts = data.load(dataset)
-    # Clones, because a view would carry the storage of the whole dataset.
-    labelled = parts.attacker.take(parts.labelled)
-    return parts.attacker.x.clone(), labelled.copy()
+def _load(job: Job) -> dict[PartName, Split]:
+    """The parts of the data that the job may see, read once in a process."""
+    parts: tuple[PartName, ...] = ("test",) if job.kind == "measure" else _PARTS[job.side]
+    # Models and recipes differ on the same data.
+    task = {**job.spec["task"], "model": "", "recipe": {}}
+    return _cached(parameters.canonical(task), parameters.canonical(job.spec["data"]), parts)
 
 
-@functools.cache
-def _test_data(dataset: str) -> Split:
-    return data.load(dataset).test
+@functools.lru_cache(maxsize=8)
+def _cached(task: str, where: str, parts: tuple[PartName, ...]) -> dict[PartName, Split]:
+    place = json.loads(where)
+    loaded = data.load(specs.task_of(json.loads(task), place), parts, place["digests"])
+    if "attacker" in loaded:
+        # In storage of their own: the labels that the attacker lacks must not be in its process.
+        attacker, count = loaded["attacker"], json.loads(task)["parts"]["labelled"]
+        loaded["attacker"] = Split(attacker.inputs, attacker.y[:count].clone())
+    return loaded
 
 
 def _reset(job: Job, device: torch.device) -> None:
@@ -153,8 +165,12 @@ def _reset(job: Job, device: torch.device) -> None:
     torch.set_grad_enabled(True)
     torch.use_deterministic_algorithms(False)
     torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.benchmark = False
+    # Shapes repeat batch after batch, so that looking for the fastest kernel once pays.
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     torch.backends.cudnn.deterministic = False
+    if job.spec["task"]["recipe"]["compile"]:
+        # What was compiled for earlier jobs changes how this one is.
+        torch.compiler.reset()
     _freeze_imports()
     gc.collect()
     if device.type == "cuda":

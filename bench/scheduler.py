@@ -5,17 +5,22 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bench.executor import Executor, Finished, Handle
-from bench.job import Input, Job, Outcome, Plan
+from bench import ranking
+from bench.admission import Admission, kind_of
+from bench.errors import NoWorkers, is_shortage
+from bench.executor import Executor, Finished
+from bench.job import Job, Outcome, Plan
+from bench.products import Products
 from bench.store import RunFolder
 
-# Rough seconds of a job of which no earlier time is known; only their order matters.
-_GUESS = {"protect": 20.0, "stage": 15.0, "attack": 10.0, "forge": 10.0, "decoys": 5.0}
 # How often the display and the time limits are looked at.
 _TICK = 0.25
+# How often a job is lost with its node, or with what it needs, before it is taken for the cause.
+_MOST_LOSSES = 3
 
 
 class Progress(Protocol):
@@ -92,19 +97,25 @@ class Scheduler:
     _ready: list[tuple[float, str]] = field(default_factory=list)
     _missing: dict[str, int] = field(default_factory=dict)
     _children: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    _handles: dict[Input, Handle] = field(default_factory=dict)
-    _waiting_for: dict[Input, int] = field(default_factory=Counter)
     _running: dict[int, _Running] = field(default_factory=dict)
     _attempts: dict[str, int] = field(default_factory=Counter)
-    _alone: list[str] = field(default_factory=list)
-    _alone_on: str | None = None
-    _held: set[Input] = field(default_factory=set)
+    _losses: dict[str, int] = field(default_factory=Counter)
+    _alone: set[str] = field(default_factory=set)
     _timed_out: set[str] = field(default_factory=set)
     _rank: dict[str, float] = field(default_factory=dict)
     _guess: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._products = Products(self.plan, self.store, self.executor)
+        self._admission = Admission(self.executor.devices())
+        self._admission.remember(self.store.entries.values())
+
     def run(self) -> Totals:
-        """Run what is missing or failed; returns when nothing more can be done."""
+        """Run what is missing or failed; returns when nothing more can be done.
+
+        Raises:
+            NoWorkers: no slot is left; what has finished is in the journal.
+        """
         self._todo = self._choose()
         self._estimate()
         self._connect()
@@ -118,6 +129,11 @@ class Scheduler:
                 if not self._running:
                     break
                 self._collect()
+            if left := [job_id for _, job_id in self._ready if job_id in self._todo]:
+                raise NoWorkers(
+                    f"no worker is left to run {len(left)} job(s) and what hangs on them; "
+                    "what has finished is kept, and the same command goes on from there"
+                )
         finally:
             self.totals.wall = time.perf_counter() - started
             self.progress.end()
@@ -127,42 +143,22 @@ class Scheduler:
 
     def _choose(self) -> set[str]:
         """Jobs without a good result, and those whose product is needed again or was spoilt."""
-        jobs, todo = self.plan.jobs, set()
-        for job_id, job in jobs.items():
-            if not self.store.succeeded(job_id):
-                todo.add(job_id)
-            elif spoilt := self.store.corrupted(job_id):
-                self.progress.note(f"{job.label}: stored {' and '.join(spoilt)} product is corrupted; redone")
-                todo.add(job_id)
-        queue = list(todo)
-        while queue:
-            for source in jobs[queue.pop()].inputs.values():
-                if source.job not in todo and not self.store.artifact(source.job, source.channel).exists():
-                    self.progress.note(f"{jobs[source.job].label}: its product was not kept and is needed; redone")
-                    todo.add(source.job)
-                    queue.append(source.job)
+        todo, notes = ranking.left(self.plan, self.store)
+        for note in notes:
+            self.progress.note(note)
         return todo
 
     def _estimate(self) -> None:
         """Rank jobs by the longest chain of work that hangs on them."""
-        known: dict[str, list[float]] = defaultdict(list)
-        for entry in self.store.entries.values():
-            if entry["status"] == "ok":
-                known[entry["label"]].append(entry["seconds"])
-        for job in reversed(self.plan.jobs.values()):
-            times = known.get(job.label)
-            self._guess[job.id] = sum(times) / len(times) if times else _GUESS.get(job.kind, 0.2)
-            self._rank[job.id] = self._rank.get(job.id, 0.0) + self._guess[job.id]
-            for source in job.inputs.values():
-                self._rank[source.job] = max(self._rank.get(source.job, 0.0), self._rank[job.id])
+        self._guess = ranking.guesses(self.plan, self.store.entries)
+        self._rank = ranking.ranks(self.plan, self._guess)
 
     def _connect(self) -> None:
         """Count what each job waits for, and offer those that wait for nothing."""
         for job_id in self._todo:
-            sources = self.plan.jobs[job_id].inputs.values()
-            for source in sources:
-                self._waiting_for[source] += 1
-            parents = {source.job for source in sources} & self._todo
+            job = self.plan.jobs[job_id]
+            self._products.expect(job)
+            parents = {source.job for source in job.inputs.values()} & self._todo
             for parent in parents:
                 self._children[parent].append(job_id)
             self._missing[job_id] = len(parents)
@@ -172,28 +168,25 @@ class Scheduler:
     # Starting
 
     def _dispatch(self) -> None:
-        devices = self.executor.devices()
-        while True:
-            idle = self.executor.idle()
-            if self._alone and self._alone_on is None:
-                self._alone_on = devices[idle[0]] if idle else None
-            if self._alone_on is not None:
-                idle = self._idle_for_lonely(idle, devices)
-            job = self._next() if idle else None
+        """Start ready jobs; one that does not fit anywhere now has a device cleared for it, and the others go on."""
+        devices, memory = self.executor.devices(), self.executor.memory()
+        clearing: set[str] = set()
+        waiting: list[Job] = []
+        while idle := [slot for slot in self.executor.idle() if devices[slot] not in clearing]:
+            job = self._next()
             if job is None:
-                return
-            self._start(idle[0], job)
-
-    def _idle_for_lonely(self, idle: list[int], devices: list[str]) -> list[int]:
-        """Keep a device free for a job that has to be alone on it; the other devices go on."""
-        busy = [slot for slot in self._running if devices[slot] == self._alone_on]
-        if self._alone and not busy:
-            job = self.plan.jobs[self._alone.pop(0)]
-            self._start(next(slot for slot in idle if devices[slot] == self._alone_on), job)
-        elif not self._alone and not busy:
-            self._alone_on = None
-            return idle
-        return [slot for slot in self.executor.idle() if devices[slot] != self._alone_on]
+                break
+            alone = job.id in self._alone
+            slot = self._admission.slot(job, alone, idle, memory)
+            if slot is not None:
+                self._start(slot, job, alone, memory)
+                continue
+            waiting.append(job)
+            there = {devices[one] for one in (*self._running, *self.executor.idle())} - clearing
+            cleared = self._admission.device_to_clear(job, alone, there, memory)
+            clearing |= {cleared} if cleared else set()
+        for job in waiting:
+            self._offer(job.id)
 
     def _next(self) -> Job | None:
         """The ready job with the longest chain behind it."""
@@ -204,24 +197,18 @@ class Scheduler:
         return None
 
     def _offer(self, job_id: str) -> None:
-        # By id where ranks are equal: the order must not depend on that of a set.
-        heapq.heappush(self._ready, (-self._rank[job_id], job_id))
+        # By id where ranks are equal: the order must not depend on that of a set. A second try comes first.
+        rank = float("inf") if job_id in self._alone else self._rank[job_id]
+        heapq.heappush(self._ready, (-rank, job_id))
 
-    def _start(self, slot: int, job: Job) -> None:
-        inputs = {role: self._handle(source) for role, source in job.inputs.items()}
+    def _start(self, slot: int, job: Job, alone: bool, memory: Mapping[str, float]) -> None:
+        inputs = {role: self._products.handle(source) for role, source in job.inputs.items()}
         since = time.perf_counter()
         self._running[slot] = _Running(job, since)
+        self._admission.enter(slot, job, alone, memory)
         self._attempts[job.id] += 1
         self.progress.started(job)
         self.executor.start(slot, job, inputs)
-
-    def _handle(self, source: Input) -> Handle:
-        if source not in self._handles:
-            content = self.store.load(source.job, source.channel)
-            if content is None:
-                raise FileNotFoundError(f"product {source.channel} of job {source.job} vanished from {self.store.path}")
-            self._handles[source] = self.executor.put(content)
-        return self._handles[source]
 
     # Ending
 
@@ -239,33 +226,52 @@ class Scheduler:
 
     def _finish(self, finished: Finished) -> None:
         one = self._running.pop(finished.slot)
+        self._admission.leave(finished.slot)
         job, spent = one.job, time.perf_counter() - one.since
         outcome = finished.outcome
         if job.id in self._timed_out and outcome is None:
             limit = f"did not end within the suite's limit of {self.plan.timeout:g} s"
             outcome = Outcome.failure("Timeout", limit, seconds=spent)
+        elif finished.blameless:
+            self._again(job, str(finished.lost), spent)
+            return
         elif outcome is None or _out_of_memory(outcome):
             why = finished.lost if outcome is None else outcome.error
             if self._attempts[job.id] < 2:
                 self.progress.note(f"{job.label}: {why}; tried once more, alone on its device")
-                self._alone.append(job.id)
+                self._products.forget(job)
+                self._alone.add(job.id)
+                self._offer(job.id)
                 return
             if outcome is None:
                 outcome = Outcome.failure("WorkerLost", f"twice: {why}", seconds=spent)
-        self._record(job, outcome)
+        try:
+            artifacts = self._products.save(job, outcome)
+        except LookupError as error:
+            self._again(job, str(error), spent)
+            return
+        self._record(job, outcome, artifacts)
 
-    def _record(self, job: Job, outcome: Outcome) -> None:
-        artifacts: dict[str, str] = {}
-        for channel, handle in outcome.products.items():
-            artifacts[channel] = self.store.save(job.id, channel, self.executor.get(handle))
+    def _again(self, job: Job, why: str, spent: float) -> None:
+        """Start a job anew that was lost with its node, or whose input or product was."""
+        self._products.forget()
+        self._losses[job.id] += 1
+        if self._losses[job.id] >= _MOST_LOSSES:
+            self._record(job, Outcome.failure("WorkerLost", f"{_MOST_LOSSES} times: {why}", seconds=spent), {})
+            return
+        self.progress.note(f"{job.label}: {why}; started again elsewhere")
+        self._attempts[job.id] -= 1
+        self._offer(job.id)
+
+    def _record(self, job: Job, outcome: Outcome, artifacts: dict[str, str]) -> None:
         entry = self.store.entry_of(job.id, job.kind, job.label, outcome, artifacts)
-        self.store.append({**entry, "source_digest": job.source_digest})
+        self.store.append({**entry, "source_digest": job.source_digest, "memory_kind": kind_of(job)})
+        self._admission.learn(job, outcome)
         self.totals.ran += 1
         self.totals.work += outcome.seconds
         if outcome.status == "ok":
             self._todo.discard(job.id)
-            for channel, handle in outcome.products.items():
-                self._handles[Input(job.id, channel)] = handle
+            self._products.offer(job, outcome)
             for child in self._children[job.id]:
                 self._missing[child] -= 1
                 if self._missing[child] == 0 and child in self._todo:
@@ -273,7 +279,7 @@ class Scheduler:
         else:
             self.totals.failed += 1
             self._give_up(job.id)
-        self._release(job, done=outcome.status == "ok")
+        self._products.release(job, done=outcome.status == "ok")
         self.progress.ended(job, outcome)
 
     def _give_up(self, job_id: str) -> None:
@@ -284,28 +290,9 @@ class Scheduler:
             one = queue.pop()
             if one in self._todo:
                 self._todo.discard(one)
-                self._release(self.plan.jobs[one], done=False)
+                self._products.release(self.plan.jobs[one], done=False)
                 queue += self._children[one]
-
-    def _release(self, job: Job, done: bool) -> None:
-        """Let go of products that nothing waits for; delete those that are used up and not to be kept."""
-        for source in job.inputs.values():
-            self._waiting_for[source] -= 1
-            if not done:
-                # The next run will try this job again, and needs it then.
-                self._held.add(source)
-        for source in {*job.inputs.values(), *(Input(job.id, c) for c in ("public", "secret"))}:
-            if self._waiting_for.get(source, 0) <= 0:
-                self._handles.pop(source, None)
-                keep = source in self._held or self._keeps(self.plan.jobs[source.job].kind)
-                if not keep and self.store.succeeded(source.job):
-                    self.store.drop(source.job, source.channel)
-
-    def _keeps(self, kind: str) -> bool:
-        if self.plan.keep == "all":
-            return True
-        return self.plan.keep == "protected" and kind in ("stage", "protect")
 
 
 def _out_of_memory(outcome: Outcome) -> bool:
-    return outcome.status == "failed" and outcome.error_type in ("OutOfMemoryError", "MemoryError")
+    return outcome.status == "failed" and is_shortage(outcome.error_type or "", outcome.error or "")

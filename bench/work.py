@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.attack import AmbiguityAttack, Attack, DecoyAttack, InsiderAttack, RemovalAttack
 from bench.bundle import Bundle, bundle_to_key, key_to_bundle
@@ -19,12 +19,12 @@ from bench.evidence import Evidence
 from bench.job import Channel
 from bench.key import Key
 from bench.plugin import Access
+from bench.split import Inputs, Split
 from bench.stage import Stage
 from bench.stream import Stream
 from bench.suspect import Suspect, Target, predict
 from bench.task import Task
 from bench.trainer import AttackerTrainer, OwnerTrainer
-from bench.training import Split
 
 # Where a stage keeps what it took, for those that rest on it.
 _SPENT = "spent"
@@ -59,7 +59,7 @@ class Work:
     scheme: Any = None
     train: Split | None = None
     heldout: Split | None = None
-    inputs: Tensor | None = None
+    inputs: Inputs | None = None
     labelled: Split | None = None
     test: Split | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -174,10 +174,10 @@ def measure(work: Work) -> Result:
     labels = work.test.y
     if work.options["changes_task"]:
         labels = torch.tensor(work.task.info.second)[labels]
-    x, labels = work.test.x.to(work.device), labels.to(work.device)
+    test, labels = work.test.to(work.device), labels.to(work.device)
     accuracy = []
     for model in _in_order(work.bundles["surrogates"]):
-        right = predict(model.to(work.device), x).argmax(1) == labels
+        right = predict(model.to(work.device), test.inputs).argmax(1) == labels
         accuracy.append(float(right.double().mean()))
     return {"accuracy": accuracy}, {}
 

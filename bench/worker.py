@@ -7,7 +7,7 @@ import os
 import pickle
 import time
 import traceback
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -22,6 +22,19 @@ CHANNELS: tuple[Channel, ...] = get_args(Channel)
 Buffer = NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a process has of GPUs.
+
+    Attributes:
+        gpus: those in its sight, as `CUDA_VISIBLE_DEVICES` names them.
+        memory: MiB that are free on its GPU, its own CUDA context made; None on a CPU or where the runner cannot tell.
+    """
+
+    gpus: str
+    memory: float | None
+
+
 class Worker:
     """One long-lived process that belongs to one side of one slot."""
 
@@ -34,16 +47,19 @@ class Worker:
         """
         self._name = runner
         self._device = device
+        self._seen: Seen | None = None
 
-    def warm(self) -> str:
-        """Import the runner; its module may have a function `warm` for what else the first job would pay.
+    def warm(self) -> Seen:
+        """Import the runner and do what the first job would pay.
 
-        Returns:
-            The GPUs that this process sees.
+        The runner's module may have the functions `warm()` for that and `device_memory(device)` for `Seen.memory`.
         """
-        module = importlib.import_module(self._runner().__module__)
-        getattr(module, "warm", _nothing)()
-        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if self._seen is None:
+            module = importlib.import_module(self._runner().__module__)
+            getattr(module, "warm", _nothing)()
+            memory = getattr(module, "device_memory", _nothing)
+            self._seen = Seen(os.environ.get("CUDA_VISIBLE_DEVICES", ""), memory(self._device))
+        return self._seen
 
     def run(self, job: Job, roles: list[str], *products: Buffer) -> tuple[Outcome | Buffer | None, ...]:
         """Run one job to its end; what escapes the runner is a failed outcome.
@@ -75,7 +91,7 @@ class Worker:
         return runner
 
 
-def _nothing() -> None:
+def _nothing(*_: Any) -> Any:
     return None
 
 

@@ -72,7 +72,8 @@ def workers_of(process):
             title = " ".join(child.cmdline())
         except psutil.Error:
             continue
-        if "ray::" in title and "IDLE" not in title:
+        # Ray's own agents have such titles too.
+        if title.startswith("ray::Worker"):
             found.append(child)
     return found
 
@@ -115,8 +116,10 @@ def test_a_killed_driver_and_a_killed_worker_lose_nothing_that_was_finished(suit
     # Again, and this time a worker is killed at its work.
     process = start(suite, out, "--workers", "2")
     wait_for(out, len(before) + 3, process)
-    victims = [worker for worker in workers_of(process) if worker.cpu_percent(0.1) > 20]
-    assert victims, "no worker was at work"
+    victims = []
+    while not victims:
+        assert process.poll() is None, "the run ended before a worker was seen at work"
+        victims = [worker for worker in workers_of(process) if worker.cpu_percent(0.1) > 20]
     victims[0].send_signal(signal.SIGKILL)
     code, told = finish(process)
     assert code == 0, told
@@ -135,7 +138,7 @@ def test_plugins_that_exit_never_end_or_spy(tmp_path):
     names = ("exits", "never-ends", "spying")
     attacks = [*(f'name = "{name}"' for name in names), 'name = "magnitude-prune"\nfractions = [0.5]', ATTACKS[0]]
     text = suite_text(DEFENSES[:1], attacks, epochs=2)
-    path.write_text(text.replace("timeout = 200.0", "timeout = 15.0"))
+    path.write_text(text.replace("timeout = 200.0", "timeout = 8.0"))
     code, told = finish(start(path, tmp_path / "out", "--workers", "1"))
     assert code == 1, told
     frame = rows(tmp_path / "out").set_index("attack")
@@ -143,7 +146,7 @@ def test_plugins_that_exit_never_end_or_spy(tmp_path):
     assert set(frame.loc["exits"].error_type) == {"WorkerLost"}
     assert frame.loc["exits"].error.str.contains("twice").all()
     assert set(frame.loc["never-ends"].error_type) == {"Timeout"}
-    assert frame.loc["never-ends"].error.str.contains("15 s").all()
+    assert frame.loc["never-ends"].error.str.contains("8 s").all()
     assert (frame.loc[["none", "magnitude-prune", "scratch", "spying"]].status == "ok").all()
     assert "x never-ends (seed 0): Timeout" in told
     assert len(frame.loc["spying"]) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +12,6 @@ from bench import cluster
 from bench.errors import InputError
 from bench.job import Side
 from bench.pool import RayPool
-from bench.seats import layout
 
 SIDES: tuple[Side, Side] = ("owner", "attacker")
 
@@ -89,16 +87,3 @@ pool.close()
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert came_to(end(pool, 0, toy("nothing"))).status == "ok"
-
-
-@pytest.mark.parametrize(("workers", "gpus"), [(1, 1), (3, 2), (5, 4), (7, 1), (2, 8), (24, 8)])
-def test_layout_fits_and_is_even(workers: int, gpus: int) -> None:
-    bundles, seats = layout(workers, 2, "cuda", gpus)
-    slots = Counter(seat.bundle for seat in seats)
-    assert len(seats) == workers
-    assert len(bundles) == len(slots) == min(workers, gpus)
-    assert max(slots.values()) - min(slots.values()) <= 1
-    for number, bundle in enumerate(bundles):
-        assert bundle == {"GPU": 1, "CPU": 2 * slots[number]}
-        asked = sum(2 * seat.gpus for seat in seats if seat.bundle == number)
-        assert 1 - 0.0002 * workers <= asked <= 1

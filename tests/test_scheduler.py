@@ -31,6 +31,7 @@ class FakeExecutor:
     def __init__(self, devices=("cpu",), behave=None):
         self._devices = list(devices)
         self.behave = behave or {}
+        self.limits = {}
         self.running = {}
         self.order = []
         self.seen_inputs = {}
@@ -40,6 +41,9 @@ class FakeExecutor:
 
     def devices(self):
         return self._devices
+
+    def memory(self):
+        return self.limits
 
     def idle(self):
         return [slot for slot in range(len(self._devices)) if slot not in self.running]

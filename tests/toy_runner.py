@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bench.job import Job, Outcome
@@ -37,6 +38,8 @@ def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
         case "spin":
             while time.perf_counter() - started < spec["seconds"]:
                 pass
+        case "meet" | "span":
+            result |= {"meet": _meet, "span": _span}[spec["do"]](spec, job.id)
         case "join":
             products["public"] = b"".join(inputs[role] for role in sorted(inputs))
         case "raise":
@@ -52,7 +55,31 @@ def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
         case "cuda error":
             return Outcome.failure("AcceleratorError", "CUDA error: device-side assert triggered")
     seconds = time.perf_counter() - started
-    return Outcome("ok", result, products, seconds=seconds, device=device)
+    peak = float(os.environ.get("TOY_PEAK", "0"))
+    return Outcome("ok", result, products, seconds=seconds, device=device, peak_memory_mb=peak)
+
+
+def device_memory(device: str) -> float | None:
+    """Made-up MiB: `TOY_MEMORY` is a list by GPU."""
+    made_up = os.environ.get("TOY_MEMORY")
+    return float(made_up.split(",")[int(os.environ["CUDA_VISIBLE_DEVICES"])]) if made_up and device == "cuda" else None
+
+
+def _meet(spec: Mapping[str, Any], name: str) -> dict[str, Any]:
+    # Only jobs that run at the same time all see each other.
+    folder = Path(spec["folder"])
+    (folder / name).touch()
+    deadline = time.monotonic() + 60
+    while len(list(folder.iterdir())) < spec["count"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return {"met": len(list(folder.iterdir()))}
+
+
+def _span(spec: Mapping[str, Any], name: str) -> dict[str, Any]:
+    # When a job ran; the clock is that of all processes of a machine.
+    begun = time.monotonic()
+    time.sleep(0.3)
+    return {"span": [begun, time.monotonic()]}
 
 
 def _touch(spec: Mapping[str, Any]) -> None:
