@@ -1,0 +1,1 @@
+"""The skeletons that `ownbench new` writes."""
