@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bench import records as recorded
 from bench.job import Plan
@@ -31,19 +32,19 @@ class Tables:
 
     def failures(self) -> list[str]:
         """A line for each failed row: defense, attack, seed, error."""
-        names = ["defense", "defense_params", "attack", "attack_params", "attack_kind", "seed", "status"]
-        rows = self.records.select([*names, "error_type", "error"]).to_pylist()
+        names = ["defense", "defense_params", "attack", "attack_params", "attack_kind", "seed"]
+        failed = self.records.filter(pc.equal(self.records["status"], "failed"))
+        rows = failed.select([*names, "error_type", "error"]).to_pylist()
         labels = recorded.labels(self.records)
         lines = []
         for row in rows:
-            if row["status"] == "failed":
-                defense, attack = (
-                    labels[role].get(recorded.name_of(row[role], row[f"{role}_params"]), row[role])
-                    for role in ("defense", "attack")
-                )
-                kind = ", control" if row["attack_kind"] == "control" else ""
-                what = f"{defense} x {attack} (seed {row['seed']}{kind})"
-                lines.append(f"{what}: {row['error_type']}: {row['error']}")
+            defense, attack = (
+                labels[role].get(recorded.name_of(row[role], row[f"{role}_params"]), row[role])
+                for role in ("defense", "attack")
+            )
+            kind = ", control" if row["attack_kind"] == "control" else ""
+            what = f"{defense} x {attack} (seed {row['seed']}{kind})"
+            lines.append(f"{what}: {row['error_type']}: {row['error']}")
         return list(dict.fromkeys(lines))
 
 
@@ -86,6 +87,13 @@ def show(runs: Sequence[Path], form: str) -> str:
     for path, table in paths.items():
         recorded.write(table, path)
     return "".join(f"{path}\n" for path in paths)
+
+
+def show_settled(run: Path, jobs: int) -> str:
+    """The leaderboard of a run that is whole, with the words with which `run` ends."""
+    files = "records.parquet, decoys.parquet, leaderboard.parquet, matrix.parquet"
+    told = f"0 jobs run, {jobs} finished before, 0 failed; nothing has changed since"
+    return f"{show([run], 'table')}\n{told}\nfiles in {run}: {files}\n"
 
 
 def describe(run: Path, job: str) -> str:

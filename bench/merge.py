@@ -20,7 +20,8 @@ def merge(tables: Sequence[pa.Table]) -> pa.Table:
         tables: records, one table per run; at equal times the later one in this list counts.
 
     Raises:
-        InputError: no table, or runs that judge by different rules (alpha, accuracy budget).
+        InputError: no table, runs that judge by different rules (alpha, accuracy budget), or of one task on
+            different data.
     """
     if not tables:
         raise InputError("expected at least one run, got none")
@@ -32,9 +33,23 @@ def merge(tables: Sequence[pa.Table]) -> pa.Table:
         if len(values) > 1:
             found = " and ".join(f"{value:g}" for value in values)
             raise InputError(f"runs with different {rule} make no leaderboard together: found {found}")
+    _require_same_data(tables)
     whole = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     kept = whole.filter(pa.array(_newest(whole, [table.num_rows for table in tables])))
     return kept.replace_schema_metadata(_joined(tables, metas))
+
+
+def _require_same_data(tables: Sequence[pa.Table]) -> None:
+    known: dict[str, str] = {}
+    for table in tables:
+        pairs = table.select(["task", "data_digest"]).group_by(["task", "data_digest"]).aggregate([]).to_pylist()
+        for pair in pairs:
+            first = known.setdefault(pair["task"], pair["data_digest"])
+            if pair["data_digest"] != first:
+                raise InputError(
+                    f"runs on different data make no leaderboard together: task {pair['task']} with digest {first} "
+                    f"and with {pair['data_digest']}"
+                )
 
 
 def _newest(whole: pa.Table, sizes: Sequence[int]) -> pd.Series:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from bench import data, registry
+from bench import data, parameters, registry
 from bench.attack import Attack, DecoyAttack
 from bench.dag import JobPlanner
 from bench.defense import Defense
@@ -15,7 +17,7 @@ from bench.errors import InputError
 from bench.job import Cell, Input, Plan
 from bench.registry import Registry
 from bench.suite import Suite, Unusable
-from bench.task import Task
+from bench.task import PartName, Task
 
 
 def make(suite: Suite, device: str = "cpu", seeds: Iterable[int] | None = None) -> Plan:
@@ -28,7 +30,8 @@ def make(suite: Suite, device: str = "cpu", seeds: Iterable[int] | None = None) 
     """
     header = suite.header
     chosen = tuple(seeds) if seeds is not None else header.seeds
-    digests = {task.info.name: data.load(task.info.name).digest for task in suite.tasks}
+    prepared = functools.cache(data.prepare)
+    digests = {task.name: prepared(task.info, task.sizes) for task in suite.tasks}
     plan = Plan(
         suite=header.name,
         source=suite.source,
@@ -38,15 +41,19 @@ def make(suite: Suite, device: str = "cpu", seeds: Iterable[int] | None = None) 
         keep=header.keep,
         timeout=header.timeout,
         threads=header.threads,
-        data_digests=digests,
+        data_digests={name: _joined(parts) for name, parts in digests.items()},
         jobs={},
         cells=[],
     )
     for task in suite.tasks:
         for seed in chosen:
-            dag = JobPlanner(task, seed, header.threads, device, digests[task.info.name], plan.jobs)
+            dag = JobPlanner(task, seed, header.threads, device, digests[task.name], plan.jobs)
             _CellPlanner(suite, task, seed, dag, plan.cells).cross()
     return plan
+
+
+def _joined(digests: Mapping[PartName, str]) -> str:
+    return hashlib.sha256(parameters.canonical(digests).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -58,6 +65,8 @@ class _CellPlanner:
     seed: int
     dag: JobPlanner
     cells: list[Cell]
+    _planned: set[tuple[str, str]] = field(default_factory=set)
+    _asked: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def cross(self) -> None:
         """Every defense with every attack, and the controls."""
@@ -86,9 +95,10 @@ class _CellPlanner:
         if defense.undefended and (kind == "ambiguity" or attack.knowledge != "none"):
             return
         try:
-            reason = defense.applies_to(self.task) or attack.applies_to(self.task) or attack.against(defense)
+            reason = self._ask(defense, "applies_to", self.task) or self._ask(attack, "applies_to", self.task)
+            reason = reason or attack.against(defense)
             made = [] if reason else self._jobs_of(defense, attack, clean, nothing)
-            capacity = None if reason else defense.capacity(self.task)
+            capacity = None if reason else self._ask(defense, "capacity", self.task)
         except InputError:
             raise
         # A plugin may raise anything while it is asked; its cells fail, the others are planned.
@@ -109,8 +119,7 @@ class _CellPlanner:
         if defense.undefended or attack.kind == "ambiguity" or attack.knowledge != "none":
             return
         # What cannot be planned, or not be run, has its row beside the defense already.
-        mine = (self.seed, defense.label, attack.label)
-        if not any(cell.jobs for cell in self.cells if (cell.seed, cell.defense_label, cell.attack_label) == mine):
+        if (self._ask(defense, "label"), self._ask(attack, "label")) not in self._planned:
             return
         key = self.dag.protect(defense)
         surrogates = self.dag.attack(clean, attack)
@@ -124,7 +133,15 @@ class _CellPlanner:
             "protected": measured,
         }
         jobs |= self._reference(clean, attack)
-        self._add(defense, attack, "control", "owner", jobs, capacity_log10_p=defense.capacity(self.task))
+        self._add(defense, attack, "control", "owner", jobs, capacity_log10_p=self._ask(defense, "capacity", self.task))
+
+    def _ask(self, plugin: Any, name: str, *about: Any) -> Any:
+        """What a plugin declares, asked once: it takes part in hundreds of cells."""
+        key = (type(plugin), plugin, name)
+        if key not in self._asked:
+            declared = getattr(plugin, name)
+            self._asked[key] = declared(*about) if callable(declared) else declared
+        return self._asked[key]
 
     def _jobs_of(
         self, defense: Defense, attack: Attack, clean: Defense, nothing: Attack
@@ -153,20 +170,23 @@ class _CellPlanner:
     def _add(self, defense: Any, attack: Any, kind: str, judged_key: str, jobs: dict[str, str], **more: Any) -> None:
         usable = defense if isinstance(defense, Defense) else None
         doing = attack if isinstance(attack, Attack) else None
+        labels = [self._ask(one, "label") if known else one.name for one, known in ((defense, usable), (attack, doing))]
+        if jobs:
+            self._planned.add((labels[0], labels[1]))
         self.cells.append(
             Cell(
-                task=f"{self.task.info.name}/{self.task.model}",
+                task=self.task.name,
                 dataset=self.task.info.name,
                 model=self.task.model,
                 seed=self.seed,
                 defense=defense.name,
-                defense_params=usable.params if usable else {},
-                defense_label=usable.label if usable else defense.name,
+                defense_params=self._ask(usable, "params") if usable else {},
+                defense_label=labels[0],
                 defense_family=usable.family if usable else "",
                 defense_access=usable.access_used() if usable else "",
                 attack=attack.name,
-                attack_params=doing.params if doing else {},
-                attack_label=doing.label if doing else attack.name,
+                attack_params=self._ask(doing, "params") if doing else {},
+                attack_label=labels[1],
                 attack_family=doing.family if doing else "",
                 attack_access=doing.access if doing else "",
                 attack_kind=kind,  # type: ignore[arg-type]

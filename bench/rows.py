@@ -78,7 +78,7 @@ def _cell_columns(cell: Cell, book: Book) -> Row:
         "accuracy_clean": clean,
         "accuracy_protected": protected,
         "accuracy_reference": None if cell.changes_task else protected,
-        "data_digest": book.plan.data_digests.get(cell.dataset),
+        "data_digest": book.plan.data_digests.get(cell.task),
         "seconds_protect": book.seconds(cell.jobs.get("protect"), "owner"),
     }
 

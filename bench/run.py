@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,55 +12,48 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from bench import boards, jobs, planning, suite
+from bench import boards, data, images, jobs, planning, ranking, settled, suite
 from bench.errors import InputError, unknown
 from bench.executor import Executor, InlineExecutor
 from bench.job import Plan
+from bench.options import RUNS, Options
 from bench.progress import for_console
 from bench.scheduler import Scheduler, Totals
 from bench.store import RunFolder
 from bench.suite import Suite
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line said; see `ownbench run --help`."""
-
-    suite: str
-    out: Path | None = None
-    workers: int | None = None
-    seeds: tuple[int, ...] | None = None
-    only: tuple[str, ...] = ()
-    device: str = "auto"
-    fresh: bool = False
-    local: bool = False
-    address: str | None = None
-
-
-def run(options: Options, console: Console | None = None) -> int:
+def run(options: Options, console: Console | None = None, known: str | None = None) -> int:
     """Run a suite; returns the exit code: 0 all cells ok or not applicable, 1 some cell failed.
+
+    Args:
+        options: of the command line.
+        console: where progress and tables go.
+        known: `bench.settled.inputs`, taken before this module was imported; with it a whole run is marked as such.
 
     Raises:
         InputError: bad input.
     """
     console = console or Console()
-    device = _device(options.device)
+    device = device_of(options)
     chosen = narrowed(suite.read(options.suite), options.only)
     plan = planning.make(chosen, device, options.seeds)
-    out = options.out or Path("results") / "runs" / chosen.header.name
+    out = folder_of(options, chosen)
     with RunFolder.open_for_writing(out, options.fresh) as folder:
         if folder.torn:
             console.print(f"note: {folder.torn} torn journal line(s) in {out} skipped; their jobs are done again")
+        settled.forget(out)
         folder.save_plan(plan)
-        executor = _executor(options, plan, device)
+        outside = settled.watched(_places(chosen, plan)) if known else {}
         try:
-            totals = Scheduler(plan, folder, executor, for_console(console)).run()
+            totals = _execute(options, plan, folder, device, console)
         finally:
-            executor.close()
             tables = boards.write(folder, plan)
+        failures = tables.failures()
+        if known and not options.address and not failures and all(map(folder.succeeded, plan.jobs)):
+            settled.stamp(out, known, outside, len(plan.jobs), tables.paths)
     console.print(boards.text(tables, "table"), markup=False, highlight=False, soft_wrap=True, end="")
     console.print(escape(_summary(totals, out, tables)), highlight=False, soft_wrap=True)
-    failures = tables.failures()
     for line in failures:
         console.print(f"failed: {escape(line)}", highlight=False, soft_wrap=True)
     if torch.cuda.is_available():
@@ -102,12 +95,55 @@ def _is_base(plugin: object) -> bool:
     return is_nothing or getattr(plugin, "undefended", False) or getattr(plugin, "ceiling", False)
 
 
-def _device(wanted: str) -> Literal["cpu", "cuda"]:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: expected a GPU for 'cuda', PyTorch finds none here")
-    if wanted != "cpu" and torch.cuda.is_available():
-        return "cuda"
-    return "cpu"
+def _places(chosen: Suite, plan: Plan) -> list[Path]:
+    """Where the data and the files of the plugins lie."""
+    files = {path for job in plan.jobs.values() for path in job.spec.get("files", {})}
+    return [*(place for task in chosen.tasks for place in data.places(task.info)), *map(images.find, sorted(files))]
+
+
+def folder_of(options: Options, chosen: Suite) -> Path:
+    """The run folder."""
+    return options.out or RUNS / chosen.header.name
+
+
+def device_of(options: Options) -> Literal["cpu", "cuda"]:
+    """The kind of device to run on; a cluster is asked what it has.
+
+    Raises:
+        InputError: what the command line asks for is not there, or does not fit together.
+    """
+    if options.local and (options.address or options.gpus_per_job):
+        raise InputError("--local: one process has neither --address nor --gpus-per-job")
+    device: Literal["cpu", "cuda"] = "cpu"
+    if options.device != "cpu" and _has_gpu(options.address):
+        device = "cuda"
+    if options.device == "cuda" and device == "cpu":
+        where = "PyTorch finds none here" if options.address is None else f"the cluster at {options.address} has none"
+        raise InputError(f"--device: expected a GPU for 'cuda', {where}")
+    if options.gpus_per_job is not None and device == "cpu":
+        raise InputError(f"--gpus-per-job: expected a run on GPUs, got {options.gpus_per_job:g} for one on the CPU")
+    return device
+
+
+def _has_gpu(address: str | None) -> bool:
+    if address is None:
+        return torch.cuda.is_available()
+    from bench.cluster import gpus_at
+
+    return gpus_at(address) > 0
+
+
+def _execute(
+    options: Options, plan: Plan, folder: RunFolder, device: Literal["cpu", "cuda"], console: Console
+) -> Totals:
+    if all(map(folder.succeeded, plan.jobs)) and not ranking.left(plan, folder)[0]:
+        # Where nothing is to be done, no worker need start.
+        return Totals(reused=len(plan.jobs))
+    executor = _executor(options, plan, device)
+    try:
+        return Scheduler(plan, folder, executor, for_console(console)).run()
+    finally:
+        executor.close()
 
 
 def _executor(options: Options, plan: Plan, device: Literal["cpu", "cuda"]) -> Executor:
@@ -115,12 +151,17 @@ def _executor(options: Options, plan: Plan, device: Literal["cpu", "cuda"]) -> E
         return InlineExecutor(jobs.run, device)
     from bench.pool import RayPool
 
-    env = {name: value for name, value in os.environ.items() if name.startswith("OWNBENCH_")}
-    if device == "cuda":
-        workers = options.workers or torch.cuda.device_count()
-    else:
-        workers = options.workers or max(1, cores() // plan.threads)
-    return RayPool(workers=workers, threads=plan.threads, device=device, address=options.address, env=env)
+    workers = options.workers
+    if workers is None and device == "cpu" and options.address is None:
+        workers = max(1, cores() // plan.threads)
+    return RayPool(
+        workers=workers,
+        threads=plan.threads,
+        device=device,
+        address=options.address,
+        gpus_per_job=options.gpus_per_job,
+        env={name: value for name, value in os.environ.items() if name.startswith("OWNBENCH_")},
+    )
 
 
 def cores() -> int:
@@ -143,7 +184,5 @@ def _summary(totals: Totals, out: Path, tables: boards.Tables) -> str:
 
 
 def _gpu_hint(name: str) -> str:
-    suites = [n for n, path in suite.shipped().items() if n != name and "gpu = true" in path.read_text()]
-    if not suites:
-        return "This machine has a GPU; every method at three seeds: make bench SUITE=digits-full"
+    suites = [other for other in suite.shipped() if other != name and suite.read(other).header.gpu]
     return "This machine has a GPU; the suites for it: " + ", ".join(f"make bench SUITE={n}" for n in suites)

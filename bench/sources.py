@@ -20,6 +20,9 @@ from typing import Any
 
 PACKAGES = frozenset({"bench", "defenses", "attacks", "models", "ownbench_plugins"})
 
+# Methods that only the forecast of a run calls: of a class taken whole they do not count.
+_DECLARED = frozenset({"effort", "surrogates"})
+
 # (module, name); a name is `function`, `CONSTANT`, `Class`, `Class.method`, `Class#header`, `#body` or `*`.
 Node = tuple[str, str]
 
@@ -51,7 +54,7 @@ def plugin_roots(cls: type, methods: Iterable[str]) -> list[Node]:
     A method called on `self` is every definition of that name among the class and its bases: a base's
     `protect` may call what a subclass overrides.
     """
-    lineage = [one for one in cls.__mro__ if one.__module__.split(".")[0] in PACKAGES | {cls.__module__.split(".")[0]}]
+    lineage = _lineage(cls)
     roots = [(one.__module__, f"{one.__qualname__}#header") for one in lineage]
     seen: set[str] = set()
     waiting = list(methods)
@@ -66,6 +69,22 @@ def plugin_roots(cls: type, methods: Iterable[str]) -> list[Node]:
                 roots.append(node)
                 waiting += [path[1] for path in _names_used(statement) if path[0] in ("self", "cls") and len(path) > 1]
     return roots
+
+
+def declared_roots(cls: type) -> list[Node]:
+    """What a plugin declares for forecasts, where its own methods call it and it does count."""
+    lineage = _lineage(cls)
+    used: set[str] = set()
+    for one in lineage:
+        module = _module(one.__module__)
+        for method in _counted(module, one.__qualname__) if module and one.__qualname__ in module.methods else []:
+            for statement in _statements((one.__module__, f"{one.__qualname__}.{method}")):
+                used |= {path[1] for path in _names_used(statement) if path[0] in ("self", "cls") and len(path) > 1}
+    return [(one.__module__, f"{one.__qualname__}.{name}") for one in lineage for name in sorted(used & _DECLARED)]
+
+
+def _lineage(cls: type) -> list[type]:
+    return [one for one in cls.__mro__ if one.__module__.split(".")[0] in PACKAGES | {cls.__module__.split(".")[0]}]
 
 
 def whole_module(name: str) -> Node:
@@ -101,7 +120,7 @@ def _edges(node: Node) -> tuple[Node, ...]:
     if what == "*":
         return (*found, *((name, definition) for definition in module.definitions))
     if what in module.methods:
-        found += [(name, f"{what}#header"), *((name, f"{what}.{method}") for method in module.methods[what])]
+        found += [(name, f"{what}#header"), *((name, f"{what}.{method}") for method in _counted(module, what))]
         cls = module.definitions[what][0]
         for base in cls.bases if isinstance(cls, ast.ClassDef) else []:
             for path in _names_used(ast.Expr(base)):
@@ -114,6 +133,10 @@ def _edges(node: Node) -> tuple[Node, ...]:
         for path in _names_used(bare):
             found.extend(_resolve(module, path, owner))
     return tuple(found)
+
+
+def _counted(module: _Module, cls: str) -> list[str]:
+    return [method for method in module.methods[cls] if method not in _DECLARED]
 
 
 def _statements(node: Node) -> list[ast.stmt]:

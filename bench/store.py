@@ -40,6 +40,12 @@ def write_whole(path: Path, content: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+def line_of(entry: Entry) -> bytes:
+    """A journal line: the entry as text, with the checksum of that text."""
+    text = json.dumps(entry, separators=(",", ":"))
+    return json.dumps({"sum": _sum(text), "entry": text}, separators=(",", ":")).encode() + b"\n"
+
+
 class RunFolder:
     """What a run leaves on disk, and what an earlier run left there.
 
@@ -104,16 +110,15 @@ class RunFolder:
 
     def append(self, entry: Entry) -> None:
         """Put one line on disk; it is there when this returns."""
-        text = json.dumps(entry, separators=(",", ":"))
-        line = json.dumps({"sum": _sum(text), "entry": text}, separators=(",", ":")) + "\n"
+        line = line_of(entry)
         with open(self.path / "journal.jsonl", "ab") as file:
             # A line torn by a kill has no end; the next one must not continue it.
             if file.tell() and self._last_byte() != b"\n":
                 file.write(b"\n")
-            file.write(line.encode())
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._take(line.encode())
+        self._take(line)
 
     def entry_of(self, job_id: str, kind: str, label: str, outcome: Outcome, artifacts: dict[str, str]) -> Entry:
         """The journal line of an outcome; `artifacts` maps channels to the digests of their files."""
@@ -185,6 +190,11 @@ class RunFolder:
         content = path.read_bytes()
         return content if hashlib.sha256(content).hexdigest() == expected else None
 
+    def stored(self) -> set[str]:
+        """The names of all files of products; of thousands of jobs, one look at the folder."""
+        folder = self.path / "artifacts"
+        return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
     def corrupted(self, job_id: str) -> list[Channel]:
         """The channels of a successful job whose files are there but not what was written."""
         channels: list[Channel] = list(self.entries.get(job_id, {}).get("artifacts", {}))
@@ -208,7 +218,7 @@ class RunFolder:
         """
         try:
             return Plan.from_json(json.loads((self.path / "plan.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, LookupError) as error:
             raise InputError(f"{self.path}: expected a plan.json that can be read: {error}") from error
 
 

@@ -44,7 +44,7 @@ class Suite:
             keep="all",
             timeout=60.0,
             threads=1,
-            data_digests={"toy-set": "d1"},
+            data_digests={self.task: "d1"},
             jobs=dict(self.jobs),
             cells=list(self.cells),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from bench import merge, records, schema
@@ -268,3 +269,8 @@ def test_runs_under_different_rules_do_not_go_together() -> None:
         merge.merge([started().records, started(alpha=1e-3).records])
     with pytest.raises(InputError, match="at least one run"):
         merge.merge([])
+    other = started().records
+    place = other.schema.get_field_index("data_digest")
+    other = other.set_column(place, "data_digest", pa.array(["d2"] * other.num_rows))
+    with pytest.raises(InputError, match="task toy with digest d1 and with d2"):
+        merge.merge([started().records, other])

@@ -1,5 +1,7 @@
 """Digests follow definitions: what a change redoes, and what it leaves alone."""
 
+import ast
+import importlib
 import sys
 import textwrap
 
@@ -191,3 +193,59 @@ def test_methods_are_followed_along_the_bases(tmp_path, monkeypatch):
     assert (judged[0] != base[0], judged[1] != base[1]) == (False, True)
     assert (fields[0] != base[0], fields[1] != base[1]) == (True, True)
     sources.forget()
+
+
+DECLARING = """
+    class Wear:
+        def run(self):
+            return 1
+
+        def effort(self, task):
+            return 2
+
+        def surrogates(self):
+            return 3
+"""
+
+
+@pytest.mark.parametrize(("old", "new", "counts"), [
+    ("return 1", "return 4", True), ("return 2", "return 4", False), ("return 3", "return 4", False),
+])  # fmt: skip
+def test_what_only_a_forecast_calls_does_not_count(tmp_path, monkeypatch, old, new, counts):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sources, "PACKAGES", frozenset({"wearing"}))
+
+    def digest(text):
+        (tmp_path / "wearing.py").write_text(textwrap.dedent(text))
+        sources.forget()
+        sys.modules.pop("wearing", None)
+        return sources.digest([("wearing", "Wear")])
+
+    assert (digest(DECLARING) != digest(DECLARING.replace(old, new))) is counts
+    # Where a job's own code calls it, it counts as any other method.
+    calling = DECLARING.replace("return 1", "return self.effort(0) + self.surrogates() + 1")
+    assert digest(calling) != digest(calling.replace(old, new) if old != "return 1" else DECLARING)
+    sources.forget()
+
+
+def test_a_declaration_that_the_method_itself_uses_counts(tmp_path, monkeypatch):
+    def digest_with(number):
+        name = f"declaring{number}"
+        (tmp_path / f"{name}.py").write_text(
+            "class Base:\n    def run(self):\n        return self.surrogates()\n"
+            "    def surrogates(self):\n        return 1\n"
+            f"class Sub(Base):\n    def surrogates(self):\n        return {number}\n"
+            f"class Other:\n    def surrogates(self):\n        return {number}\n"
+        )
+        module = importlib.import_module(name)
+        used, unused = (
+            [statement for node in sources.declared_roots(cls) for statement in sources._statements(node)]
+            for cls in (module.Sub, module.Other)
+        )
+        return [ast.unparse(one) for one in used], unused
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    first, unused = digest_with(3)
+    assert not unused
+    assert first != digest_with(5)[0]
+    assert len(first) == 2
