@@ -12,11 +12,18 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from bench import data
+from bench import training as loop
+from bench.contract import Workshop
 from bench.stream import Stream
 from bench.task import Parts, Task
 from bench.trainer import AttackerTrainer, OwnerTrainer
+
+# A machine that others use too has no deadlines.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -28,7 +35,8 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def parts() -> Parts:
-    return data.load("digits")
+    info = data.info("digits")
+    return data.whole(Task(info, info.model, info.recipe))
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +44,15 @@ def task() -> Task:
     """Digits with a recipe of three epochs."""
     info = data.info("digits")
     return Task(info, info.model, dataclasses.replace(info.recipe, epochs=3))
+
+
+@pytest.fixture(scope="session")
+def workshop():
+    """What the contract's rules work with. Three epochs, after which 1e-3 can be asked for; suites ask for 1e-6."""
+    with Workshop(epochs=3, claim=-3.0) as made:
+        # The spying process starts beside the first rules.
+        _ = made.spy
+        yield made
 
 
 @pytest.fixture
@@ -50,7 +67,7 @@ def attacker_for(task, parts):
     def make(attack, target=None) -> AttackerTrainer:
         return AttackerTrainer(
             task,
-            parts.attacker.x,
+            parts.attacker.inputs,
             parts.attacker.take(parts.labelled),
             Stream.root(0).child("attacker"),
             target=target,
@@ -58,6 +75,20 @@ def attacker_for(task, parts):
         )
 
     return make
+
+
+@pytest.fixture
+def counted(monkeypatch) -> dict[str, int]:
+    """Counts the inputs of all training steps, under `inputs`."""
+    seen = {"inputs": 0}
+    loss = loop._Step._loss
+
+    def counting(self, x, y):
+        seen["inputs"] += len(x)
+        return loss(self, x, y)
+
+    monkeypatch.setattr(loop._Step, "_loss", counting)
+    return seen
 
 
 @pytest.fixture(scope="session")

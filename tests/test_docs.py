@@ -8,13 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from bench import registry
+from bench import check, registry
+from bench.contract import attacks, defenses, forgeries
 from bench.run import Options, run
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "adding-a-defense.md").read_text()
 PLUGIN = re.search(r"<!-- BEGIN PLUGIN -->\n```python\n(.*?)```", PAGE, re.DOTALL).group(1)
-SUITE = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL).group(1)
+SUITE = re.search(r"```toml\n(name.*?)```", PAGE, re.DOTALL).group(1)
 
 
 def test_the_plugin_of_the_walk_through_has_at_most_forty_lines_beside_its_algorithm():
@@ -47,6 +48,24 @@ def test_the_plugin_of_the_walk_through_works(tmp_path, monkeypatch):
     assert own.claim.all()
     assert own.statistic.tolist() == [32, 64]
     assert not frame[frame.attack_kind.isin(["control", "ambiguity"])].claim.any()
+
+
+def test_the_plugin_of_the_walk_through_passes_its_own_check(tmp_path, workshop):
+    (tmp_path / "sign_code_checked.py").write_text(PLUGIN)
+    told = []
+    assert check.check([str(tmp_path / "sign_code_checked.py")], ["bits=32"], told.append, workshop) == 0, "\n".join(
+        told
+    )
+    assert told[-1].startswith("\n18 ok, 0 violated")
+
+
+def test_the_pages_list_the_rules_as_they_are():
+    attack_page = (ROOT / "docs" / "adding-an-attack.md").read_text()
+    for page, rules in ((PAGE, defenses.RULES), (attack_page, attacks.RULES + forgeries.RULES)):
+        for rule in rules:
+            assert f"| `{rule.id}` | {rule.demand} |" in page or (rule in forgeries.RULES and f"`{rule.id}`" in page)
+    listed = set(re.findall(r"^\| `([a-z-]+)` \|", PAGE, re.MULTILINE))
+    assert listed == {rule.id for rule in defenses.RULES}
 
 
 @pytest.mark.parametrize("page", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"], ids=lambda p: p.name)
