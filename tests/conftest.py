@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 
 # Before anything imports ray: tests need no token in the home folder, and no word to anyone.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -25,7 +24,22 @@ from bench.trainer import AttackerTrainer, OwnerTrainer
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-FIXTURES = Path(__file__).parent / "fixtures"
+# Two processes share the tests. Those that start Ray stay together, since two Rays at once would starve each other;
+# so do those that use the workshop, which takes long to fill. Both begin first, because they take longest.
+GROUPS = {
+    "ray": (
+        *("test_faults", "test_forecast", "test_gpu_shares", "test_nodes", "test_packages", "test_pool"),
+        *("test_pool_gpu", "test_settled"),
+    ),
+    "workshop": ("test_contract", "test_check", "test_docs"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    group_of = {file: group for group, files in GROUPS.items() for file in files}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of.get(item.path.stem, item.path.stem)))
+    items.sort(key=lambda item: item.path.stem not in group_of)
 
 
 @pytest.fixture(autouse=True)
