@@ -35,6 +35,7 @@ GROUPS = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     group_of = {file: group for group, files in GROUPS.items() for file in files}
     for item in items:
