@@ -14,7 +14,7 @@ bench: .venv/.installed ## run a suite and print its leaderboard (SUITE=digits, 
 	@$(BIN)/ownbench run $(SUITE) $(ARGS)
 
 test: .venv/.tested ## the tests (ARGS=… to pytest)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.tested ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

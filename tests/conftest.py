@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
+from typing import Any
 
 # Before anything imports ray: tests need no token in the home folder, and no word to anyone.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -12,6 +14,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from bench import data
 from bench import training as loop
@@ -35,12 +38,24 @@ GROUPS = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)
+GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    group_of = {file: group for group, files in GROUPS.items() for file in files}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of.get(item.path.stem, item.path.stem)))
-    items.sort(key=lambda item: item.path.stem not in group_of)
+    items.sort(key=lambda item: item.path.stem not in GROUP_OF)
+
+
+class ByGroup(LoadScopeScheduling):
+    """Tests of one group, and else of one file, run in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.split("::", 1)[0]).stem
+        return GROUP_OF.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
+    return ByGroup(config, log)
 
 
 @pytest.fixture(autouse=True)
