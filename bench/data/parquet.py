@@ -13,13 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.data.source import EncodedImages, Labels, Rows
+from bench.data.source import TEST, EncodedImages, Labels, Rows
 from bench.errors import InputError
+from bench.images import column_of
 
-_IMAGE = ("image", "img")
 _LABEL = ("label", "fine_label")
-# File names hold their split's name; validation data stands in for a test split that is not there.
-_TEST = ("test", "validation", "valid", "val")
 
 
 def holds(folder: Path) -> bool:
@@ -95,7 +93,7 @@ def _by_split(folder: Path) -> dict[str, list[Path]]:
     """Files by split, `train` first; without a name that says so, all of them are training data."""
     files = _files(folder)
     said = {file: _split_of(file.relative_to(folder)) for file in files}
-    test = next((name for name in _TEST if name in said.values()), None)
+    test = next((name for name in TEST if name in said.values()), None)
     train = [f for f in files if said[f] == "train"] or [f for f in files if said[f] is None]
     if not train:
         raise InputError(f"{folder}: expected train-*.parquet, got only {', '.join(f.name for f in files)}")
@@ -106,7 +104,7 @@ def _split_of(file: Path) -> str | None:
     """The split that a file's name, or else the folder it lies in below the set's own, says as a word."""
     for text in (file.stem.lower(), file.parent.name.lower()):
         words = re.split(r"[^a-z]+", text)
-        found = [name for name in ("train", *_TEST) if name in words]
+        found = [name for name in ("train", *TEST) if name in words]
         if found:
             return found[0]
     return None
@@ -115,7 +113,7 @@ def _split_of(file: Path) -> str | None:
 def _columns(path: Path) -> tuple[str, str, tuple[str, ...]]:
     """The names of the image and label columns, and the class names of the metadata."""
     schema = _read(path, lambda: pq.read_schema(path))
-    image = next((name for name in _IMAGE if name in schema.names), None)
+    image = column_of(schema.names)
     label = next((name for name in _LABEL if name in schema.names), None)
     if image is None or label is None:
         raise InputError(
