@@ -37,9 +37,12 @@ class ParquetImages(EncodedImages):
         self.where = str(path)
         # A file alone is all the data there is, whatever its name says.
         self._files = {"train": [path]} if path.is_file() else _by_split(path)
-        columns = [_columns(file) for files in self._files.values() for file in files]
-        named = next((names for _, _, names in columns if names), ())
-        self._labels = {s: np.concatenate([_labels(f) for f in files]) for s, files in self._files.items()}
+        self._columns = {file: _columns(file) for files in self._files.values() for file in files}
+        named = next((names for _, _, names in self._columns.values() if names), ())
+        self._labels = {
+            split: np.concatenate([_labels(file, self._columns[file][1]) for file in files])
+            for split, files in self._files.items()
+        }
         highest = max(int(labels.max(initial=-1)) for labels in self._labels.values())
         if not named and highest >= sum(len(labels) for labels in self._labels.values()):
             raise InputError(f"{self.where}: expected labels from 0 on, fewer than rows, got {highest}")
@@ -70,8 +73,8 @@ class ParquetImages(EncodedImages):
         """The row groups that hold some of the ordered rows: file, number of their first row, image column."""
         start = 0
         for path in self._files[split]:
-            column = _columns(path)[0]
-            with pq.ParquetFile(path) as file:
+            column = self._columns[path][0]
+            with _read(path, partial(pq.ParquetFile, path)) as file:
                 for group in range(file.num_row_groups):
                     count = file.metadata.row_group(group).num_rows
                     low, high = np.searchsorted(ordered, (start, start + count))
@@ -135,8 +138,7 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
         return ()
 
 
-def _labels(path: Path) -> Labels:
-    column = _columns(path)[1]
+def _labels(path: Path, column: str) -> Labels:
     # Not pq.read_table, which imports pandas.
     table = _read(path, lambda: pq.ParquetFile(path).read([column]))
     empty = table[column].null_count
