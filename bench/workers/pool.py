@@ -59,12 +59,7 @@ class RayPool:
         Raises:
             InputError: more is asked for than there is, or the workers do not start.
         """
-        if (workers is not None and workers < 1) or threads < 1:
-            raise InputError(f"expected at least 1 worker of 1 thread, got {workers} of {threads}")
-        if device == "cuda" and gpus is not None and gpus < 1:
-            raise InputError(f"expected at least 1 GPU, got {gpus}")
-        if gpus_per_job is not None and not (device == "cuda" and 0 < gpus_per_job <= 1):
-            raise InputError(f"expected a share of a GPU in (0, 1] and device cuda, got {gpus_per_job} on {device}")
+        _require(workers, threads, device, gpus, gpus_per_job)
         self._runner = runner
         self._kind = device
         self._environment = _variables(threads, device) | dict(env)
@@ -276,6 +271,16 @@ class RayPool:
             # Such an error stays with the process: every later call on the GPU would fail as well.
             self._end(slot, run.job.side)
         return Finished(index, run.job.id, outcome)
+
+
+def _require(workers: int | None, threads: int, device: str, gpus: int | None, share: float | None) -> None:
+    """Refuse numbers that make no sense on any machine."""
+    if (workers is not None and workers < 1) or threads < 1:
+        raise InputError(f"expected at least 1 worker of 1 thread, got {workers} of {threads}")
+    if device == "cuda" and gpus is not None and gpus < 1:
+        raise InputError(f"expected at least 1 GPU, got {gpus}")
+    if share is not None and not (device == "cuda" and 0 < share <= 1):
+        raise InputError(f"expected a share of a GPU in (0, 1] and device cuda, got {share} on {device}")
 
 
 def _variables(threads: int, device: str) -> dict[str, str]:

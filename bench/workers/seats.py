@@ -86,18 +86,12 @@ def layout(
     Raises:
         InputError: more is asked for than there is.
     """
-    there = sum(node.gpus for node in nodes)
-    wanted = there if gpus is None else gpus
-    if device == "cuda" and not 1 <= wanted <= there:
-        raise InputError(f"GPU: the workers need {max(wanted, 1)}, there are {there}")
-    total = sum(node.cpus for node in nodes)
-    if (workers or 1) * threads > total:
-        raise InputError(f"CPU: the workers need {(workers or 1) * threads}, there are {total:g}")
+    _require(nodes, device, (workers or 1) * threads, gpus)
     if device == "cpu":
         places = [_Place(node, math.floor(node.cpus / threads)) for node in nodes]
     else:
         most = per_gpu or (MOST_PER_GPU if workers is None else workers)
-        places = [_Place(node, most) for node in nodes for _ in range(node.gpus)][:wanted]
+        places = [_Place(node, most) for node in nodes for _ in range(node.gpus)][:gpus]
     _fill(places, threads, workers)
     found = sum(place.slots for place in places)
     if found < (workers or 1):
@@ -115,6 +109,17 @@ def slots_for(memory: float | None, most: int) -> int:
         most: as many as the CPUs allow.
     """
     return 1 if memory is None else max(1, min(most, int(memory // _MB_PER_SLOT)))
+
+
+def _require(nodes: Sequence[Node], device: str, cpus: int, gpus: int | None) -> None:
+    """Refuse what all nodes together do not have."""
+    there = sum(node.gpus for node in nodes)
+    wanted = there if gpus is None else gpus
+    if device == "cuda" and not 1 <= wanted <= there:
+        raise InputError(f"GPU: the workers need {max(wanted, 1)}, there are {there}")
+    total = sum(node.cpus for node in nodes)
+    if cpus > total:
+        raise InputError(f"CPU: the workers need {cpus}, there are {total:g}")
 
 
 def _fill(places: list[_Place], threads: int, workers: int | None) -> None:
