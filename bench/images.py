@@ -1,11 +1,11 @@
-"""Images from a folder or a Parquet file, as raw inputs of a task."""
+"""Images in files: what counts as one, and those of a folder or a Parquet file as raw inputs of a task."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.errors import InputError
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
 
 
 def find(path: str) -> Path:
@@ -41,7 +41,7 @@ def files(path: str) -> list[Path]:
     found = find(path)
     if found.is_file():
         return [found]
-    chosen = [p for p in sorted(found.iterdir()) if p.suffix.lower() in _SUFFIXES | {".parquet"}]
+    chosen = [p for p in sorted(found.iterdir()) if p.suffix.lower() in SUFFIXES | {".parquet"}]
     if not chosen:
         raise InputError(f"expected images or Parquet files in {found}, found none")
     return chosen
@@ -74,13 +74,29 @@ def read(path: str, count: int, shape: tuple[int, ...]) -> Tensor:
     for name, data in _encoded(files(path)):
         if len(chosen) == count:
             break
-        try:
-            chosen.append(_cut(Image.open(io.BytesIO(data)), shape))
-        except UnidentifiedImageError as error:
-            raise InputError(f"{name}: expected an image, got {len(data)} bytes that are none") from error
+        chosen.append(_cut(opened(name, data), shape))
     if len(chosen) < count:
         raise InputError(f"{path}: expected at least {count} images, got {len(chosen)}")
     return torch.from_numpy(np.stack(chosen))
+
+
+def opened(name: str, data: bytes) -> Image.Image:
+    """The image of encoded bytes, its pixels not read yet.
+
+    Raises:
+        InputError: no image.
+    """
+    try:
+        return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: expected an image of sensible size: {error}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{name}: expected an image, got {len(data)} bytes that are none") from error
+
+
+def column_of(names: Sequence[str]) -> str | None:
+    """The column of a Parquet file that holds images, in the Hugging Face layout."""
+    return next((name for name in ("image", "img") if name in names), None)
 
 
 def _encoded(paths: list[Path]) -> Iterator[tuple[str, bytes]]:
@@ -91,7 +107,7 @@ def _encoded(paths: list[Path]) -> Iterator[tuple[str, bytes]]:
         import pyarrow.parquet as pq
 
         names = pq.read_schema(path).names
-        column = next((name for name in ("image", "img") if name in names), None)
+        column = column_of(names)
         if column is None:
             raise InputError(f"{path}: expected a column 'image' or 'img', got {', '.join(names)}")
         for row, entry in enumerate(pq.read_table(path, columns=[column]).column(column).to_pylist()):

@@ -49,27 +49,33 @@ def training(
     hooks = hooks or Hooks()
     parameters = _free(model, trainable)
     size = min(recipe.batch_size, len(data))
-    per_epoch = len(data) // size
     held = [(model.get_parameter(name), mask) for name, mask in (masks or {}).items()]
-    step = _Step(model, parameters, recipe, hooks, held, recipe.epochs * per_epoch)
+    step = _Step(model, parameters, recipe, hooks, held, recipe.epochs * (len(data) // size))
     order, chance = stream.child("order").torch(), stream.child("augment").torch()
-    place = data.inputs.place
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _apply(held)
     try:
         for epoch in range(1, recipe.epochs + 1):
             _mode(model, trainable)
-            shuffled = torch.randperm(len(data), generator=order)
-            rows, labels = data.inputs.indices(shuffled), data.y[shuffled.to(data.y.device)]
-            augmented = Augmentation.draw(recipe, per_epoch * size, chance, place)
-            for start in range(0, per_epoch * size, size):
-                x = augmented(data.inputs.batch(rows[start : start + size]), start)
-                step(x, labels[start : start + size])
+            for x, y in _batches(data, recipe, size, order, chance):
+                step(x, y)
             if hooks.after_epoch:
                 hooks.after_epoch(model, epoch)
             yield epoch
     finally:
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def _batches(
+    data: Split, recipe: Recipe, size: int, order: torch.Generator, chance: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: whole batches in a new order, augmented; rows that fill no batch are left out."""
+    shuffled = torch.randperm(len(data), generator=order)
+    rows, labels = data.inputs.indices(shuffled), data.y[shuffled.to(data.y.device)]
+    whole = len(data) // size * size
+    augmented = Augmentation.draw(recipe, whole, chance, data.inputs.place)
+    for start in range(0, whole, size):
+        yield augmented(data.inputs.batch(rows[start : start + size]), start), labels[start : start + size]
 
 
 @dataclass

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench import records
-from bench.job import Cell, Input, Job, Plan
-from bench.leaderboard import boards
+from bench.planning.job import Cell, Input, Job, Plan
+from bench.tables import records
+from bench.tables.leaderboard import boards
 
 CLEAN = 0.98
 HELD, LOST = -20.0, -1.0

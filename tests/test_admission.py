@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from test_scheduler import FakeExecutor, Notes, job, plan_of
 
-from bench.admission import kind_of
-from bench.executor import Finished
-from bench.job import Outcome
-from bench.scheduler import Scheduler
-from bench.store import RunFolder
+from bench.planning.job import Outcome
+from bench.running.admission import kind_of
+from bench.running.executor import Finished
+from bench.running.scheduler import Scheduler
+from bench.storage.store import RunFolder
 
 
 class FakeGpus(FakeExecutor):
@@ -261,7 +261,7 @@ def test_without_workers_the_run_ends_and_keeps_what_it_has(tmp_path):
 
 
 def test_outcomes_without_a_device_measure_nothing():
-    from bench.admission import Admission
+    from bench.running.admission import Admission
 
     admission = Admission(["gpu0", "gpu0"])
     one, two = like("a", 2, 1)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench import check, contract, new, registry
-from bench.cli import main
+from bench import contract, registry
+from bench.commands import check, new
+from bench.commands.cli import main
 
 ROOT = Path(__file__).parent.parent
 CLUMSY = '''
@@ -73,7 +74,7 @@ def test_skeletons_are_clean_and_run_from_their_own_suite(invoke, tmp_path):
             [sys.executable, "-m", "ruff", *command, "."], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout
-    from bench import suite
+    from bench.planning import suite
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OWNBENCH_PLUGINS", str(tmp_path))
@@ -165,7 +166,7 @@ def test_new_writes_into_the_project_where_that_is_the_current_folder(monkeypatc
 
 def test_what_is_shipped_needs_no_test_library():
     code = (
-        "import sys, bench.check, bench.new, bench.contract.attacks; "
+        "import sys, bench.commands.check, bench.commands.new, bench.contract.attacks; "
         "assert not {'pytest', 'hypothesis', 'psutil'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

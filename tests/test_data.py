@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import data, jobs, planning, suite
+from bench import data
 from bench.data import vision
 from bench.errors import InputError
+from bench.planning import cells, suite
+from bench.running import jobs
 from bench.stream import Stream
 from bench.task import Sizes, Task
 
@@ -137,7 +139,7 @@ class TestParquet:
                 "defenses": [{"name": "uchida"}],
                 "attacks": [{"name": "none"}],
             }
-            return set(planning.make(suite.parse(text, "here", "here")).jobs)
+            return set(cells.make(suite.parse(text, "here", "here")).jobs)
 
         first = stored(tmp_path / "first")
         (tmp_path / "deep").mkdir()
@@ -154,7 +156,7 @@ class TestParquet:
             "defenses": [{"name": "none"}],
             "attacks": [{"name": "none"}],
         }
-        plan = planning.make(suite.parse(text, "here", "here"))
+        plan = cells.make(suite.parse(text, "here", "here"))
         pq.write_table(table(pictures(120, seed=9)), folder / "train-00000-of-00001.parquet")
         clean = next(job for job in plan.jobs.values() if job.kind == "stage")
         outcome = jobs.run(clean, {}, "cpu")
@@ -278,7 +280,7 @@ def test_bad_data_is_refused_before_anything_runs(name, tmp_path):
         "attacks": [{"name": "none"}],
     }
     with pytest.raises(InputError, match=message) as caught:
-        planning.make(suite.parse(text, "here", "here"))
+        cells.make(suite.parse(text, "here", "here"))
     assert str(folder) in str(caught.value)
 
 
@@ -433,8 +435,8 @@ def test_images_of_a_named_set_must_be_as_the_task_says(tmp_path, monkeypatch):
 
 
 def test_a_plan_of_data_that_is_not_here_downloads_nothing(tmp_path, monkeypatch):
-    from bench import preview
-    from bench.options import Options
+    from bench.commands import preview
+    from bench.planning.options import Options
 
     monkeypatch.setenv("OWNBENCH_DATA", str(tmp_path))
     with pytest.raises(InputError, match="would download it to"):

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from bench import check, registry
+from bench import registry
+from bench.commands import check
+from bench.commands.run import Options, run
 from bench.contract import attacks, defenses, forgeries
-from bench.run import Options, run
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "adding-a-defense.md").read_text()
@@ -75,7 +76,7 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 def test_the_leaderboard_in_the_readme_is_the_published_one():
-    from bench import boards
+    from bench.commands import boards
 
     shown = re.search(r"<!-- BEGIN LEADERBOARD -->\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(
         1

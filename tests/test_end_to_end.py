@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from bench import registry, sources
-from bench.run import Options, run
+from bench import registry
+from bench.commands.run import Options, run
+from bench.planning import sources
 
 PLUGINS = Path(__file__).parent / "plugins"
 HEAD = """
@@ -235,7 +236,7 @@ def test_a_file_with_a_syntax_error_fails_its_cells_and_is_listed(go, tmp_path, 
     assert set(frame.loc["crooked-mark"].status) == {"failed"}
     assert set(frame.loc["crooked-mark"].error_type) == {"SyntaxError"}
     assert (frame.loc["uchida"].status == "ok").all()
-    from bench.listing import everything
+    from bench.commands.listing import everything
 
     listed = everything()
     assert "crooked-mark" in listed
@@ -278,7 +279,7 @@ def test_an_insider_gets_the_one_part_that_it_declares(go):
 
 def test_judging_again_redoes_the_attack_only_without_its_surrogates(go, tmp_path, monkeypatch):
     """Editing `verify` alone repeats judging and nothing else where surrogates were kept."""
-    source = (Path(sources.__file__).parent.parent / "defenses" / "uchida.py").read_text()
+    source = (Path(sources.__file__).parent.parent.parent / "defenses" / "uchida.py").read_text()
     plugin = tmp_path / "my_mark.py"
     mine = source.replace('"uchida"', '"my-mark"').replace("class Uchida", "class MyMark")
     plugin.write_text(mine)
@@ -289,7 +290,7 @@ def test_judging_again_redoes_the_attack_only_without_its_surrogates(go, tmp_pat
         script = f"""
 import sys
 from pathlib import Path
-from bench.run import Options, run
+from bench.commands.run import Options, run
 sys.exit(run(Options({str(tmp_path / "small.toml")!r}, out=Path({str(tmp_path / "out")!r}), device="cpu", local=True)))
 """
         (tmp_path / "small.toml").write_text(text)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from test_end_to_end import PLUGINS, comparable, rows, suite_text
 
-from bench.cli import main
+from bench.commands.cli import main
 
 DEFENSES = [
     'name = "uchida"\nbits = 16\nstrength = 0.1',
@@ -173,7 +173,7 @@ def test_bad_input_ends_with_code_two_and_one_line(arguments, word, tmp_path):
 def test_commands_that_train_nothing_start_without_torch(undisturbed):
     code = """
 import sys
-from bench.cli import main
+from bench.commands.cli import main
 try:
     main({arguments!r}, standalone_mode=False)
 except SystemExit as end:

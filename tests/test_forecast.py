@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from bench import forecast, planning, preview, ranking, suite
+from bench.commands import preview
+from bench.commands.run import Options
 from bench.effort import Effort
 from bench.errors import InputError
-from bench.forecast import Devices
-from bench.job import Input, Job, Plan
-from bench.run import Options
-from bench.schedule import disk, schedule, uses
-from bench.speed import Speed, probe
+from bench.forecast import estimate
+from bench.forecast.estimate import Devices
+from bench.forecast.schedule import disk, schedule, uses
+from bench.forecast.speed import Speed, probe
+from bench.planning import cells, suite
+from bench.planning.job import Input, Job, Plan
+from bench.running import ranking
 from bench.stage import CleanModel
-from bench.store import RunFolder
+from bench.storage.store import RunFolder
 
 FOUR = Devices("cuda", ("cuda:0", "cuda:1", "cuda:2", "cuda:3"), at_hand=False)
 SUITE = """
@@ -136,12 +139,12 @@ def small(tmp_path):
 @pytest.fixture
 def fast(monkeypatch):
     """A machine on which an input takes a millisecond forward and backward, and a quarter of that forward."""
-    monkeypatch.setattr("bench.speed.probe", lambda *args: Speed(1e-3, 0.25e-3))
+    monkeypatch.setattr("bench.forecast.speed.probe", lambda *args: Speed(1e-3, 0.25e-3))
 
 
 def cost_of(plan, entries=None, kind="cpu"):
-    speeds = dict.fromkeys(forecast.tasks(plan), Speed(1e-3, 0.25e-3))
-    return forecast.costs(plan, entries or {}, speeds, Devices(kind, (kind,)))
+    speeds = dict.fromkeys(estimate.tasks(plan), Speed(1e-3, 0.25e-3))
+    return estimate.costs(plan, entries or {}, speeds, Devices(kind, (kind,)))
 
 
 def named(plan, label):
@@ -149,7 +152,7 @@ def named(plan, label):
 
 
 def test_seconds_are_declared_effort_times_speed(small):
-    plan = planning.make(suite.read(small()))
+    plan = cells.make(suite.read(small()))
     cost = cost_of(plan)
     declared = {
         # 25 batches of 32 in each of 4 epochs; of 40 where 8 triggers are added, in 10 epochs.
@@ -162,15 +165,15 @@ def test_seconds_are_declared_effort_times_speed(small):
     }
     for label, seconds in declared.items():
         found = cost[named(plan, label)]
-        assert (found.source, found.seconds) == ("declared", pytest.approx(forecast._FIXED + seconds)), label
+        assert (found.source, found.seconds) == ("declared", pytest.approx(estimate._FIXED + seconds)), label
     assert cost[named(plan, "decoys random-key[decoys=100] for uchida")].source == "guessed"
 
 
 def test_what_declares_nothing_is_taken_for_a_whole_training(small, monkeypatch):
     monkeypatch.setattr("attacks.distill.Distill.effort", lambda self, task: None)
-    plan = planning.make(suite.read(small()))
+    plan = cells.make(suite.read(small()))
     found = cost_of(plan)[named(plan, "attack distill[epochs=4] on uchida")]
-    assert (found.source, found.seconds) == ("guessed", pytest.approx(forecast._FIXED + 4 * 800 * 1e-3))
+    assert (found.source, found.seconds) == ("guessed", pytest.approx(estimate._FIXED + 4 * 800 * 1e-3))
 
 
 def entry(label, seconds, device="cpu", status="ok"):
@@ -178,7 +181,7 @@ def entry(label, seconds, device="cpu", status="ok"):
 
 
 def test_an_earlier_run_on_the_same_kind_of_device_knows_best(small):
-    plan = planning.make(suite.read(small()))
+    plan = cells.make(suite.read(small()))
     label = "protect uchida"
     good = {"x": entry(label, 7.0), "y": entry(label, 9.0), "z": entry(label, 99.0, status="failed")}
     other = {"g": entry(label, 1.0, device="cuda (some GPU)")}
@@ -192,7 +195,7 @@ def test_an_earlier_run_on_the_same_kind_of_device_knows_best(small):
 def test_with_two_tasks_a_label_alone_tells_nothing(small):
     chosen = suite.read(small())
     slow = dataclasses.replace(chosen.tasks[0], model="resnet8")
-    plan = planning.make(dataclasses.replace(chosen, tasks=(chosen.tasks[0], slow)))
+    plan = cells.make(dataclasses.replace(chosen, tasks=(chosen.tasks[0], slow)))
     mine, other = (job.id for job in plan.jobs.values() if job.label == "protect uchida" and job.spec["seed"] == "0")
     cost = cost_of(plan, {mine: entry("protect uchida", 5.0), "gone": entry("protect uchida", 77.0)})
     assert (cost[mine].seconds, cost[mine].source) == (5.0, "measured")
@@ -205,7 +208,7 @@ def test_a_models_bytes_are_those_that_are_stored(task):
 
     model = task.new_model(Stream.root(0))
     stored = len(Bundle({"model": model}).to_bytes())
-    assert stored - 8192 < forecast.model_bytes(task) < stored
+    assert stored - 8192 < estimate.model_bytes(task) < stored
 
 
 def test_the_probe_leaves_the_threads_as_they_were(task):
@@ -224,7 +227,7 @@ def test_effort_of_the_clean_model(task):
 
 def good_run(path, plan, ids):
     """A run folder in which these jobs ended well."""
-    from bench.job import Outcome
+    from bench.planning.job import Outcome
 
     with RunFolder.open_for_writing(path) as folder:
         for name in ids:
@@ -234,7 +237,7 @@ def good_run(path, plan, ids):
 
 
 def test_finished_jobs_count_as_done(small, tmp_path, fast):
-    plan = planning.make(suite.read(small()))
+    plan = cells.make(suite.read(small()))
     done = [one for one in list(plan.jobs)[:10]]
     good_run(tmp_path / "out", plan, done)
     options = Options(small(), out=tmp_path / "out", device="cpu")
@@ -252,7 +255,7 @@ def test_finished_jobs_count_as_done(small, tmp_path, fast):
 
 
 def test_slots_are_those_that_a_run_would_have(monkeypatch):
-    monkeypatch.setattr("bench.preview.cores", lambda: 6)
+    monkeypatch.setattr("bench.commands.preview.cores", lambda: 6)
     assert preview.devices_of(Options("s", device="cpu"), 2) == Devices("cpu", ("cpu",) * 3, 2)
     assert preview.devices_of(Options("s", device="cpu", workers=5), 2).names == ("cpu",) * 5
     assert preview.devices_of(Options("s", device="cpu", local=True), 2).names == ("cpu",)
@@ -322,7 +325,7 @@ def test_every_shipped_suite_on_four_simulated_gpus(name, tmp_path, fast):
 
 def test_the_command_writes_nothing_and_imports_no_ray(small, tmp_path):
     code = (
-        "import sys; from click.testing import CliRunner; from bench.cli import main\n"
+        "import sys; from click.testing import CliRunner; from bench.commands.cli import main\n"
         f"result = CliRunner().invoke(main, ['run', {small()!r}, '--plan', '--device', 'cpu', '--seeds', '1'])\n"
         "assert result.exit_code == 0, result.output\n"
         "assert 'ray' not in sys.modules\n"

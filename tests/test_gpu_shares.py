@@ -13,9 +13,9 @@ from test_pool import ENV, toy
 from test_scheduler import Notes, plan_of
 
 from bench.errors import InputError
-from bench.pool import RayPool
-from bench.scheduler import Scheduler
-from bench.store import RunFolder
+from bench.running.scheduler import Scheduler
+from bench.storage.store import RunFolder
+from bench.workers.pool import RayPool
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bench import merge, records, schema
 from bench.errors import InputError
-from bench.leaderboard import boards
 from bench.statistics import t_interval
+from bench.tables import merge, records, schema
+from bench.tables.leaderboard import boards
 from tests.synthetic import HELD, LOST, Suite, board, cell, listed, replaced, spelled, started
 
 LEADERBOARD_1 = """

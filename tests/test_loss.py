@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import loss
+from bench.workers import loss
 
 DIED = RuntimeError(
     "The actor died unexpectedly before finishing this task.\n\tpid: 41\n\tip: 127.0.0.1\n"

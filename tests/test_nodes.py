@@ -24,13 +24,13 @@ from test_faults import journal
 from test_pool import ENV, came_to, toy
 from test_scheduler import Notes, plan_of
 
-from bench import cluster as joining
-from bench.cli import main
+from bench.commands.cli import main
+from bench.commands.run import Options, device_of, run
 from bench.errors import InputError, NoWorkers
-from bench.pool import RayPool
-from bench.run import Options, device_of, run
-from bench.scheduler import Scheduler
-from bench.store import RunFolder
+from bench.running.scheduler import Scheduler
+from bench.storage.store import RunFolder
+from bench.workers import cluster as joining
+from bench.workers.pool import RayPool
 
 REPOSITORY = Path(__file__).parent.parent
 # Ray takes a node for dead after half a minute otherwise.

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from test_end_to_end import rows, suite_text
 
-from bench import contract, new, registry
+from bench import contract, registry
+from bench.commands import new
 
 ROOT = Path(__file__).parent.parent
 PROJECT = """

@@ -5,15 +5,15 @@ import re
 
 import pytest
 
-from bench import planning, suite
 from bench.errors import InputError
-from bench.job import Job, Plan
-from bench.store import RunFolder
+from bench.planning import cells, suite
+from bench.planning.job import Job, Plan
+from bench.storage.store import RunFolder
 
 
 @pytest.fixture(scope="module")
 def plan():
-    return planning.make(suite.read("digits"), seeds=(0, 1))
+    return cells.make(suite.read("digits"), seeds=(0, 1))
 
 
 def test_a_plan_comes_back_as_it_was(plan, tmp_path):
@@ -68,5 +68,5 @@ def test_planning_asks_a_plugin_once(monkeypatch):
     asked = []
     applies = Uchida.applies_to
     monkeypatch.setattr(Uchida, "applies_to", lambda self, task: asked.append(self) or applies(self, task))
-    planning.make(suite.read("digits"), seeds=(0, 1, 2))
+    cells.make(suite.read("digits"), seeds=(0, 1, 2))
     assert len(asked) == 3

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from bench.errors import InputError
-from bench.executor import Executor, Finished, Handle
-from bench.job import Input, Job, Outcome, Side
-from bench.pool import RayPool
+from bench.planning.job import Input, Job, Outcome, Side
+from bench.running.executor import Executor, Finished, Handle
+from bench.workers.pool import RayPool
 
 # A token would be kept in the home directory.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -278,7 +278,7 @@ def test_unmeetable_requests_are_refused(pool: Executor, asked: dict[str, Any], 
 
 
 def test_no_cluster_at_the_address() -> None:
-    code = "import bench.pool as p; p.RayPool(workers=1, threads=1, device='cpu', address='127.0.0.1:9')"
+    code = "import bench.workers.pool as p; p.RayPool(workers=1, threads=1, device='cpu', address='127.0.0.1:9')"
     done = script("-c", code)
     assert done.returncode == 1
     assert "InputError: no Ray cluster at '127.0.0.1:9'" in done.stderr

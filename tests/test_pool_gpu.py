@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from test_pool import ENV, came_to, end, pid, script, toy
 
-from bench import cluster
 from bench.errors import InputError
-from bench.job import Side
-from bench.pool import RayPool
+from bench.planning.job import Side
+from bench.workers import cluster
+from bench.workers.pool import RayPool
 
 SIDES: tuple[Side, Side] = ("owner", "attacker")
 
@@ -76,7 +76,7 @@ def test_joins_a_cluster_and_leaves_it_running(pool: RayPool) -> None:
 
     address = ray.get_runtime_context().gcs_address
     code = f"""
-from bench.pool import RayPool
+from bench.workers.pool import RayPool
 from test_pool import ENV, came_to, end, toy
 pool = RayPool("toy_runner:run", workers=1, threads=1, device="cpu", address="{address}", env=ENV)
 assert end(pool, 0, toy("os._exit")).lost

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bench.leaderboard import boards
+from bench.tables.leaderboard import boards
 from tests.synthetic import HELD, LOST, Suite, board, cell, started
 
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench import records, schema
 from bench.errors import InputError
-from bench.job import Input
+from bench.planning.job import Input
+from bench.tables import records, schema
 from tests.synthetic import Suite, evidence_of, listed, replaced, spelled
 
 SCHEMA_1 = """

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import InputError
-from bench.layout import Grid, shorten, to_markdown, to_text
-from bench.leaderboard import boards
-from bench.report import render
+from bench.tables.leaderboard import boards
+from bench.text.layout import Grid, shorten, to_markdown, to_text
+from bench.text.report import render
 from tests.synthetic import HELD, LOST, Suite
 
 
@@ -229,7 +229,7 @@ def test_parquet_is_the_leaderboards_file() -> None:
 
 
 def test_what_only_reads_starts_without_the_slow_libraries() -> None:
-    code = "import sys, bench.report, bench.records, bench.show; print(*sys.modules)"
+    code = "import sys, bench.text.report, bench.tables.records, bench.text.show; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "pyarrow" in loaded
     assert not {"torch", "pandas", "scipy", "ray"} & set(loaded)

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from bench.executor import Finished
-from bench.job import Input, Job, Outcome, Plan
-from bench.scheduler import Scheduler
-from bench.store import RunFolder
+from bench.planning.job import Input, Job, Outcome, Plan
+from bench.running.executor import Finished
+from bench.running.scheduler import Scheduler
+from bench.storage.store import RunFolder
 
 
 def job(name, *parents, side="owner", kind="attack"):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from bench.errors import InputError
-from bench.seats import MOST_PER_GPU, Node, layout, slots_for
+from bench.workers.seats import MOST_PER_GPU, Node, layout, slots_for
 
 
 def node(name, cpus, gpus=0):

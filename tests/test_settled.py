@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench import registry, settled
-from bench.cli import main
-from bench.options import Options
+from bench import registry
+from bench.commands.cli import main
+from bench.planning.options import Options
+from bench.storage import settled
 
 SUITE = """
     name = "tiny"
@@ -69,8 +70,8 @@ def go(place, tmp_path, monkeypatch):
 def test_a_whole_run_is_told_and_printed_without_planning(go, place, monkeypatch):
     settled.forget(place / "out")
     planned = go()
-    monkeypatch.setitem(sys.modules, "bench.planning", None)
-    monkeypatch.setitem(sys.modules, "bench.run", None)
+    monkeypatch.setitem(sys.modules, "bench.planning.cells", None)
+    monkeypatch.setitem(sys.modules, "bench.commands.run", None)
     told = go("--workers", "7")
     assert SAME in told and SAME not in planned
     end = planned.index("0 jobs run, ")
@@ -124,7 +125,7 @@ def test_an_edit_of_a_source_changes_the_inputs(tmp_path, monkeypatch):
     before = settled.inputs(options)
     assert settled.inputs(options) == before
     found = list(settled._sources())
-    assert {Path(settled.__file__), *Path(settled.__file__).parent.parent.glob("attacks/*.py")} <= set(found)
+    assert {Path(settled.__file__), *Path(settled.__file__).parent.parent.parent.glob("attacks/*.py")} <= set(found)
     extra = tmp_path / "extra.py"
     extra.write_text("x = 1\n")
     monkeypatch.setattr(settled, "_sources", lambda: iter([*found, extra]))
@@ -150,7 +151,7 @@ def test_a_run_with_a_failed_cell_is_never_whole(place, tmp_path, monkeypatch):
 def test_no_worker_starts_where_nothing_is_to_be_done(go, place, monkeypatch):
     go()
     settled.forget(place / "out")
-    monkeypatch.setattr("bench.run._executor", lambda *args: pytest.fail("a worker was wanted"))
+    monkeypatch.setattr("bench.commands.run._executor", lambda *args: pytest.fail("a worker was wanted"))
     assert "0 jobs run" in go()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import InputError
-from bench.job import Cell, Input
-from bench.show import describe
+from bench.planning.job import Cell, Input
+from bench.text.show import describe
 from tests.synthetic import LOST, Suite
 
 

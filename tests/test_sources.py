@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from bench import sources
+from bench.planning import sources
 
 PLUGIN = """
     '''A module docstring.'''
@@ -133,12 +133,12 @@ def test_real_plugins_reach_what_they_run():
     assert ("bench.statistics", "binomial_tail") not in protect
     assert ("defenses.uchida", "Uchida.verify") not in protect
     assert ("defenses.uchida", "mean_filter") in verify & protect
-    work = sources._reachable(frozenset([("bench.work", "protect")]))
+    work = sources._reachable(frozenset([("bench.running.work", "protect")]))
     assert ("bench.training", "training") in work
-    assert ("bench.work", "judge") not in work
-    assert ("bench.work", "_verify") not in work
+    assert ("bench.running.work", "judge") not in work
+    assert ("bench.running.work", "_verify") not in work
     assert ("bench.trainer", "AttackerTrainer") not in work
-    attack = sources._reachable(frozenset([("bench.work", "attack")]))
+    attack = sources._reachable(frozenset([("bench.running.work", "attack")]))
     assert {("bench.trainer", "AttackerTrainer"), ("bench.training", "training"), ("bench.suspect", "Target")} <= attack
     assert ("bench.evidence", "Evidence") not in work | attack
 
@@ -146,9 +146,9 @@ def test_real_plugins_reach_what_they_run():
 def test_digests_are_the_same_in_another_process():
     import subprocess
 
-    code = "from bench import sources; print(sources.digest([('bench.work', 'judge')]))"
+    code = "from bench.planning import sources; print(sources.digest([('bench.running.work', 'judge')]))"
     given = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert given == sources.digest([("bench.work", "judge")])
+    assert given == sources.digest([("bench.running.work", "judge")])
 
 
 INHERITED = """

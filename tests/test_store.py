@@ -6,8 +6,8 @@ import os
 import pytest
 
 from bench.errors import InputError
-from bench.job import Outcome
-from bench.store import RunFolder, write_whole
+from bench.planning.job import Outcome
+from bench.storage.store import RunFolder, write_whole
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import textwrap
 
 import pytest
 
-from bench import suite
+from bench.commands.run import narrowed
 from bench.errors import InputError
-from bench.run import narrowed
+from bench.planning import suite
 
 GOOD = """
     name = "example"

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import models
-from bench import jobs, planning, registry, suite, work
+from bench import registry
 from bench.bundle import Bundle, bundle_to_key, key_to_bundle
 from bench.defense import Protected
 from bench.errors import Unreadable
+from bench.planning import cells, suite
+from bench.running import jobs, work
 from bench.stream import Stream
 from bench.suspect import Suspect
 from defenses.trigger_set import TriggerSet
@@ -26,7 +28,7 @@ TEXT = {
 
 @pytest.fixture(scope="module")
 def plan():
-    return planning.make(suite.parse(TEXT, "here", "here"))
+    return cells.make(suite.parse(TEXT, "here", "here"))
 
 
 def find(plan, kind, word=""):
@@ -215,10 +217,10 @@ def test_one_job_of_each_kind_of_every_shipped_suite_runs(name):
     for task in chosen.tasks:
         if task.info.name != "digits" and "OWNBENCH_DATA" not in os.environ:
             pytest.skip(f"OWNBENCH_DATA is not set, {task.info.name} would have to be downloaded")
-    whole = planning.make(chosen)
+    whole = cells.make(chosen)
     assert whole.cells
     assert not [cell for cell in whole.cells if cell.status == "failed"]
-    whole = planning.make(shrunk(chosen))
+    whole = cells.make(shrunk(chosen))
     outcomes, ran = {}, set()
 
     def run(job):
@@ -248,7 +250,7 @@ def test_one_job_of_each_kind_of_every_shipped_suite_runs(name):
 
 def test_planning_survives_a_plugin_that_raises_when_asked(monkeypatch):
     monkeypatch.setattr(Uchida, "applies_to", lambda self, task: 1 / 0)
-    made = planning.make(suite.parse({**TEXT, "defenses": [{"name": "uchida"}, {"name": "trigger-set"}]}, "h", "h"))
+    made = cells.make(suite.parse({**TEXT, "defenses": [{"name": "uchida"}, {"name": "trigger-set"}]}, "h", "h"))
     status = {(cell.defense, cell.status) for cell in made.cells}
     assert ("uchida", "failed") in status
     assert ("trigger-set", "ok") in status
@@ -258,7 +260,7 @@ def test_planning_survives_a_plugin_that_raises_when_asked(monkeypatch):
 
 def test_the_identity_of_a_job_holds_what_it_depends_on_and_nothing_else():
     def ids(device="cpu", seeds=(0,), **changes):
-        made = planning.make(suite.parse({**TEXT, **changes}, "h", "h"), device, seeds)
+        made = cells.make(suite.parse({**TEXT, **changes}, "h", "h"), device, seeds)
         return {job.label: job.id for job in made.jobs.values()}
 
     base = ids()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.job import Job, Outcome
+from bench.planning.job import Job, Outcome
 
 
 class Unpicklable:

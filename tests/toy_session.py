@@ -9,8 +9,8 @@ import stat
 import sys
 from pathlib import Path
 
-import bench.cluster
-import bench.pool
+import bench.workers.cluster
+import bench.workers.pool
 
 EARLY = "ray" in sys.modules
 _LISTENS = "0A"
@@ -65,8 +65,8 @@ def _address(digits: str) -> str:
 
 def main() -> None:
     """Open, look, close."""
-    bench.cluster._STORE_BYTES = 2**27
-    pool = bench.pool.RayPool("toy_runner:run", workers=2, threads=1, device="cpu")
+    bench.workers.cluster._STORE_BYTES = 2**27
+    pool = bench.workers.pool.RayPool("toy_runner:run", workers=2, threads=1, device="cpu")
     processes = descendants()
     logs = pool._cluster.logs
     assert logs is not None

@@ -9,7 +9,7 @@ import torch
 from bench.attack import Attack, InsiderAttack, RemovalAttack
 from bench.bundle import Bundle
 from bench.contract import general
-from bench.contract.bout import Bout, Case, cases, first, require_untouched, run
+from bench.contract.bout import Case, cases, first, require_untouched, run
 from bench.contract.rule import Rule, demand, rule
 from bench.contract.workshop import Skip, Workshop, contents, difference, disturb, other_architecture
 from bench.suspect import predict
@@ -67,13 +67,22 @@ def _same(attack: RemovalAttack, workshop: Workshop) -> str:
 
 
 @rule("leaves-the-target-alone", "Neither the protected model nor the attacker's data is changed in place")
-def _untouched(attack: RemovalAttack, workshop: Workshop) -> str:
+def _untouched(attack: Attack, workshop: Workshop) -> str:
     return require_untouched(first(attack, workshop, cases(attack, workshop)[0]))
 
 
 @rule("uses-what-it-declares", "Data, access and queries are those that it declares")
-def _uses(attack: RemovalAttack, workshop: Workshop) -> str:
-    return uses_what_it_declares(attack, first(attack, workshop, cases(attack, workshop)[0]))
+def _uses(attack: Attack, workshop: Workshop) -> str:
+    # Reaching for more has raised an AccessError.
+    bout, declared = first(attack, workshop, cases(attack, workshop)[0]), attack.data_used()
+    took = "labels" if bout.labels_used else "inputs" if bout.inputs_used else "none"
+    demand(took == declared, f"expected to use the declared data {declared!r}, used {took!r}")
+    demand(bout.queries == 0 or attack.access != "none", f"expected no query with access 'none', got {bout.queries}")
+    return f"{bout.inputs_used} inputs, {bout.labels_used} labels, {bout.queries} queries"
+
+
+# Those that hold for forgeries as well.
+TAKING: tuple[Rule, ...] = (_untouched, _uses)
 
 
 @rule("strengths-go-one-way", "Strengths are finite numbers that rise, or fall, from one to the next")
@@ -135,19 +144,9 @@ RULES: tuple[Rule, ...] = (
     *general.RULES,
     _attacks,
     _same,
-    _untouched,
-    _uses,
+    *TAKING,
     _strengths,
     _stored,
     _other_models,
     _asks_only,
 )
-
-
-def uses_what_it_declares(attack: Attack, bout: Bout) -> str:
-    """Demand that an attack took just what it declares; reaching for more has raised an AccessError."""
-    declared = attack.data_used()
-    took = "labels" if bout.labels_used else "inputs" if bout.inputs_used else "none"
-    demand(took == declared, f"expected to use the declared data {declared!r}, used {took!r}")
-    demand(bout.queries == 0 or attack.access != "none", f"expected no query with access 'none', got {bout.queries}")
-    return f"{bout.inputs_used} inputs, {bout.labels_used} labels, {bout.queries} queries"

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import work
 from bench.attack import AmbiguityAttack, Attack, InsiderAttack
 from bench.bundle import Bundle
 from bench.contract.rule import demand
 from bench.contract.workshop import Made, Skip, Workshop, contents, difference, disturb
 from bench.defense import Defense
+from bench.running import work
+from bench.running.work import Work
 from bench.split import Inputs, Split
 from bench.stage import Stage
 from bench.stream import Stream
 from bench.suspect import predict
 from bench.task import Task
-from bench.work import Work
 
 # The attacker's seed is a name from which no owner's stream follows.
 _SEED = Stream(("contract", "attacker")).bytes(16).hex()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.attack import AmbiguityAttack, DecoyAttack
 from bench.bundle import Bundle, bundle_to_key
 from bench.contract import attacks, general
-from bench.contract.bout import cases, first, require_untouched, run
+from bench.contract.bout import cases, first, run
 from bench.contract.rule import Rule, demand, rule
 from bench.contract.workshop import Workshop, disturb, evidence_on
 from bench.suspect import Suspect
@@ -38,16 +38,6 @@ def _same(attack: AmbiguityAttack, workshop: Workshop) -> str:
     return case.name
 
 
-@rule("leaves-the-target-alone", "Neither the protected model nor the attacker's data is changed in place")
-def _untouched(attack: AmbiguityAttack, workshop: Workshop) -> str:
-    return require_untouched(first(attack, workshop, cases(attack, workshop)[0]))
-
-
-@rule("uses-what-it-declares", "Data, access and queries are those that it declares")
-def _uses(attack: AmbiguityAttack, workshop: Workshop) -> str:
-    return attacks.uses_what_it_declares(attack, first(attack, workshop, cases(attack, workshop)[0]))
-
-
 @rule("forges-what-verify-takes", "The scheme can read the forged key, as stored, on the model for which it is claimed")
 def _taken(attack: AmbiguityAttack, workshop: Workshop) -> str:
     told = []
@@ -69,5 +59,5 @@ def _draws_enough(attack: DecoyAttack, workshop: Workshop) -> str:
     return f"{default} keys"
 
 
-RULES: tuple[Rule, ...] = (_says_what_it_is, *general.RULES, _attacks, _same, _untouched, _uses, _taken)
+RULES: tuple[Rule, ...] = (_says_what_it_is, *general.RULES, _attacks, _same, *attacks.TAKING, _taken)
 DECOY_RULES: tuple[Rule, ...] = (_says_what_it_is, *general.RULES, _draws_enough)

@@ -15,9 +15,9 @@ from bench.bundle import Bundle
 from bench.contract import spying
 from bench.contract.rule import Rule, demand, rule
 from bench.contract.workshop import OWNER, Made, Skip, Workshop
-from bench.dag import JobPlanner
 from bench.defense import Defense
 from bench.key import Value
+from bench.planning.dag import JobPlanner
 
 # What has fewer bits, or texts of fewer characters, is found by chance.
 LEAST_BITS = 30.0

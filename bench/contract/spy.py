@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.contract import memory, spying
-from bench.job import Job
+from bench.planning.job import Job
 
 _PATIENCE = 120.0
 

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import data, jobs
+from bench import data
 from bench.attack import Data, Knowledge, RemovalAttack
-from bench.sources import PACKAGES
+from bench.planning.sources import PACKAGES
+from bench.running import jobs
 from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from bench import data, parameters, registry, work
+from bench import data, parameters, registry
 from bench.bundle import Bundle, key_to_bundle
 from bench.contract.spy import Spy
 from bench.defense import Defense
@@ -23,6 +23,7 @@ from bench.errors import Unreadable
 from bench.evidence import Evidence
 from bench.key import Key
 from bench.plugin import Plugin
+from bench.running import work
 from bench.split import Split
 from bench.stage import Stage
 from bench.stream import Stream

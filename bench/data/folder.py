@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.source import EncodedImages, Labels, Rows
+from bench.data.source import TEST, EncodedImages, Labels, Rows
 from bench.errors import InputError
+from bench.images import SUFFIXES
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
 _TRAIN = ("train", "training")
-_TEST = ("test", "validation", "valid", "val")
 
 
 class FolderImages(EncodedImages):
@@ -26,7 +25,7 @@ class FolderImages(EncodedImages):
         """
         self.where = str(path)
         train = next((path / name for name in _TRAIN if (path / name).is_dir()), None)
-        test = next((path / name for name in _TEST if (path / name).is_dir()), None) if train else None
+        test = next((path / name for name in TEST if (path / name).is_dir()), None) if train else None
         folders = {"train": train or path} | ({"test": test} if test else {})
         self.classes = _classes(folders["train"])
         self._files: dict[str, list[tuple[Path, int]]] = {}
@@ -68,9 +67,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return (
-        sorted(f for f in _listed(folder) if f.suffix.lower() in _SUFFIXES and f.is_file()) if folder.is_dir() else []
-    )
+    return sorted(f for f in _listed(folder) if f.suffix.lower() in SUFFIXES and f.is_file()) if folder.is_dir() else []
 
 
 def _listed(folder: Path) -> list[Path]:

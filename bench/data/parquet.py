@@ -13,13 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.data.source import EncodedImages, Labels, Rows
+from bench.data.source import TEST, EncodedImages, Labels, Rows
 from bench.errors import InputError
+from bench.images import column_of
 
-_IMAGE = ("image", "img")
 _LABEL = ("label", "fine_label")
-# File names hold their split's name; validation data stands in for a test split that is not there.
-_TEST = ("test", "validation", "valid", "val")
 
 
 def holds(folder: Path) -> bool:
@@ -39,9 +37,12 @@ class ParquetImages(EncodedImages):
         self.where = str(path)
         # A file alone is all the data there is, whatever its name says.
         self._files = {"train": [path]} if path.is_file() else _by_split(path)
-        columns = [_columns(file) for files in self._files.values() for file in files]
-        named = next((names for _, _, names in columns if names), ())
-        self._labels = {s: np.concatenate([_labels(f) for f in files]) for s, files in self._files.items()}
+        self._columns = {file: _columns(file) for files in self._files.values() for file in files}
+        named = next((names for _, _, names in self._columns.values() if names), ())
+        self._labels = {
+            split: np.concatenate([_labels(file, self._columns[file][1]) for file in files])
+            for split, files in self._files.items()
+        }
         highest = max(int(labels.max(initial=-1)) for labels in self._labels.values())
         if not named and highest >= sum(len(labels) for labels in self._labels.values()):
             raise InputError(f"{self.where}: expected labels from 0 on, fewer than rows, got {highest}")
@@ -72,8 +73,8 @@ class ParquetImages(EncodedImages):
         """The row groups that hold some of the ordered rows: file, number of their first row, image column."""
         start = 0
         for path in self._files[split]:
-            column = _columns(path)[0]
-            with pq.ParquetFile(path) as file:
+            column = self._columns[path][0]
+            with _read(path, partial(pq.ParquetFile, path)) as file:
                 for group in range(file.num_row_groups):
                     count = file.metadata.row_group(group).num_rows
                     low, high = np.searchsorted(ordered, (start, start + count))
@@ -95,7 +96,7 @@ def _by_split(folder: Path) -> dict[str, list[Path]]:
     """Files by split, `train` first; without a name that says so, all of them are training data."""
     files = _files(folder)
     said = {file: _split_of(file.relative_to(folder)) for file in files}
-    test = next((name for name in _TEST if name in said.values()), None)
+    test = next((name for name in TEST if name in said.values()), None)
     train = [f for f in files if said[f] == "train"] or [f for f in files if said[f] is None]
     if not train:
         raise InputError(f"{folder}: expected train-*.parquet, got only {', '.join(f.name for f in files)}")
@@ -106,7 +107,7 @@ def _split_of(file: Path) -> str | None:
     """The split that a file's name, or else the folder it lies in below the set's own, says as a word."""
     for text in (file.stem.lower(), file.parent.name.lower()):
         words = re.split(r"[^a-z]+", text)
-        found = [name for name in ("train", *_TEST) if name in words]
+        found = [name for name in ("train", *TEST) if name in words]
         if found:
             return found[0]
     return None
@@ -115,7 +116,7 @@ def _split_of(file: Path) -> str | None:
 def _columns(path: Path) -> tuple[str, str, tuple[str, ...]]:
     """The names of the image and label columns, and the class names of the metadata."""
     schema = _read(path, lambda: pq.read_schema(path))
-    image = next((name for name in _IMAGE if name in schema.names), None)
+    image = column_of(schema.names)
     label = next((name for name in _LABEL if name in schema.names), None)
     if image is None or label is None:
         raise InputError(
@@ -137,8 +138,7 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
         return ()
 
 
-def _labels(path: Path) -> Labels:
-    column = _columns(path)[1]
+def _labels(path: Path, column: str) -> Labels:
     # Not pq.read_table, which imports pandas.
     table = _read(path, lambda: pq.ParquetFile(path).read([column]))
     empty = table[column].null_count

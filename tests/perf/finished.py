@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from bench import planning, suite
-from bench.job import Job, Outcome, Plan
-from bench.store import RunFolder, line_of
+from bench.planning import cells, suite
+from bench.planning.job import Job, Outcome, Plan
+from bench.storage.store import RunFolder, line_of
 
 # 20 defenses x 101 attacks x 5 seeds, controls and the undefended model not counted.
 SUITE = """
@@ -60,7 +60,7 @@ def make(folder: Path) -> tuple[Path, Path, Plan]:
     """The suite's file, the run folder of its finished run, and the plan."""
     path = folder / "big.toml"
     path.write_text(SUITE)
-    plan = planning.make(suite.read(str(path)))
+    plan = cells.make(suite.read(str(path)))
     with RunFolder.open_for_writing(folder / "run") as run:
         lines = []
         for job in plan.jobs.values():
@@ -106,6 +106,6 @@ def _never_marked(job: Job) -> bool:
 
 
 def _surrogates(job: Job) -> int:
-    from bench.jobs import plugin_of
+    from bench.running.jobs import plugin_of
 
     return int(plugin_of(job.spec["plugin"]).surrogates())

@@ -12,9 +12,9 @@ STARTED = time.perf_counter()
 
 def main(path: str) -> None:
     """Make the leaderboards of a records.parquet."""
-    from bench import records
-    from bench.leaderboard import boards
-    from bench.report import render
+    from bench.tables import records
+    from bench.tables.leaderboard import boards
+    from bench.text.report import render
 
     table = records.read(path)
     sys.stdout.write(str(render(*boards(table))))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.executor import InlineExecutor
-from bench.job import Job, Outcome, Plan
-from bench.pool import RayPool
-from bench.scheduler import Scheduler
-from bench.store import RunFolder
+from bench.planning.job import Job, Outcome, Plan
+from bench.running.executor import InlineExecutor
+from bench.running.scheduler import Scheduler
+from bench.storage.store import RunFolder
+from bench.workers.pool import RayPool
 
 TESTS = Path(__file__).parent.parent
 RUNNER = "perf.test_harness:spin"

@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from bench import records, settled
-from bench.store import RunFolder
+from bench.storage import settled
+from bench.storage.store import RunFolder
+from bench.tables import records
 from tests.perf import finished
 
 ROOT = Path(__file__).parent.parent.parent

@@ -1,0 +1,1 @@
+"""The commands of `ownbench`, each of which puts the other packages together."""

@@ -1,0 +1,151 @@
+"""The command line. Nothing heavy is imported before a command needs it: `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from bench import __version__
+from bench.errors import InputError, NoWorkers
+
+
+class _Group(click.Group):
+    """Turns bad input into exit code 2, and the loss of all workers into 1, with one message and no traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"ownbench: {error}", err=True)
+            sys.exit(2)
+        except NoWorkers as error:
+            click.echo(f"ownbench: {error}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ownbench")
+def main() -> None:
+    """Which ways of proving ownership of a neural network hold up.
+
+    Exit codes: 0 all cells ok or not applicable; 1 some cell failed, or some rule is violated; 2 bad input.
+    """
+
+
+@main.command("list")
+@click.argument("names", nargs=-1)
+def list_command(names: tuple[str, ...]) -> None:
+    """Defenses, attacks, tasks and suites, with parameters and sources; NAMES for a few of them."""
+    from bench.commands import listing
+
+    click.echo(listing.everything(names), nl=False)
+
+
+@main.command()
+@click.argument("suite")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; default results/runs/SUITE.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Jobs at once; default: what the machine or the cluster has."
+)
+@click.option("--seeds", type=click.IntRange(min=1), help="Run seeds 0 to N-1 instead of the suite's.")
+@click.option("--seed", "one_seed", type=click.IntRange(min=0), multiple=True, help="Run just this seed; repeatable.")
+@click.option("--only", multiple=True, metavar="defense=…|attack=…", help="By name or label; repeatable.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--fresh", is_flag=True, help="Set an earlier run folder aside and start anew.")
+@click.option("--local", is_flag=True, help="One process without Ray, for debuggers; no time limit.")
+@click.option("--plan", "plan_only", is_flag=True, help="Print jobs, time and disk of the run; start nothing.")
+@click.option(
+    "--gpus-per-job",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    metavar="SHARE",
+    help="Of a GPU, above 0 to 1: 0.25 runs four jobs on each. Default: as many as memory holds.",
+)
+@click.option("--address", metavar="HOST:PORT", help="Join this Ray cluster (or auto) instead of starting one here.")
+def run(
+    suite: str,
+    out: Path | None,
+    workers: int | None,
+    seeds: int | None,
+    one_seed: tuple[int, ...],
+    only: tuple[str, ...],
+    device: str,
+    fresh: bool,
+    local: bool,
+    plan_only: bool,
+    address: str | None,
+    gpus_per_job: float | None,
+) -> None:
+    """Run SUITE (a name or a TOML file); what an earlier run finished is not done again."""
+    from bench.planning.options import Options
+
+    if seeds is not None and one_seed:
+        raise InputError("--seeds and --seed: expected one of them, got both")
+    chosen = tuple(range(seeds)) if seeds is not None else (tuple(dict.fromkeys(one_seed)) or None)
+    options = Options(suite, out, workers, chosen, only, device, fresh, local, address, gpus_per_job)
+    if plan_only:
+        from bench.commands import preview
+
+        click.echo(preview.text(options), nl=False)
+        return
+    from bench.storage import settled
+
+    # Before anything heavy is imported: a run that is whole needs neither PyTorch nor a plan.
+    known = settled.inputs(options)
+    if whole := settled.finished(options, known):
+        from bench.commands import boards
+
+        click.echo(boards.show_settled(*whole), nl=False)
+        return
+    from bench.commands import run as running
+
+    sys.exit(running.run(options, known=known))
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["table", "markdown", "json", "parquet"]), default="table", show_default=True
+)
+def leaderboard(runs: tuple[Path, ...], form: str) -> None:
+    """Print the leaderboard of one or more run folders; parquet writes the files and prints their paths."""
+    from bench.commands import boards
+
+    click.echo(boards.show(runs, form), nl=False)
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("job")
+def show(run_folder: Path, job: str) -> None:
+    """Print one record of RUN by its JOB id or a prefix of it: whole provenance, and how to repeat it."""
+    from bench.commands import boards
+
+    click.echo(boards.describe(run_folder, job), nl=False)
+
+
+@main.command()
+@click.argument("role", type=click.Choice(["defense", "attack"]))
+@click.argument("name")
+@click.option("--to", type=click.Path(path_type=Path), help="Folder; default: the project's own, else this one.")
+def new(role: Literal["defense", "attack"], name: str, to: Path | None) -> None:
+    """Write a commented skeleton of a defense or attack NAME that runs as it stands, and say what comes next."""
+    from bench.commands import new as making
+
+    click.echo(making.new(role, name, to), nl=False)
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME|FILE...")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter, in TOML; repeatable.")
+def check(names: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    """Hold plugins to the contract, by NAME or all those of a Python FILE: a verdict for each rule.
+
+    Takes under a minute for a plugin. Exit codes: 0 all rules hold or are skipped; 1 some rule is violated;
+    2 bad input, a file that does not import among it.
+    """
+    from bench.commands import check as checking
+
+    sys.exit(checking.check(names, settings, click.echo))

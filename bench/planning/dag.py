@@ -1,0 +1,236 @@
+"""The jobs of one task and seed: who needs what of whom, and the hash of all that a job depends on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import models
+from bench import images, parameters, registry, specs
+from bench.attack import AmbiguityAttack, Attack, DecoyAttack, InsiderAttack
+from bench.defense import Defense
+from bench.planning import sources
+from bench.planning.job import Channel, Input, Job, JobKind, Side
+from bench.plugin import Plugin
+from bench.stage import Stage
+from bench.stream import Stream
+from bench.task import PartName, Task
+
+# Raised when the meaning of a job's spec or of the streams changes: results of before are then redone.
+PROTOCOL = 1
+
+# What a job runs of its plugin, beside its fields; `verify` and what only it calls enter judging alone.
+_METHODS: dict[str, tuple[str, ...]] = {
+    "protect": ("draw", "protect", "__post_init__"),
+    "judge": ("verify", "access_used", "__post_init__"),
+    "decoys": ("draw", "verify", "access_used", "__post_init__"),
+}
+
+# Objects that every job is handed, so that no name in its code leads to them.
+_HANDED: tuple[sources.Node, ...] = (
+    ("bench.data.parts", "cut"),
+    ("bench.data.parts", "read"),
+    ("bench.data.source", "decoded"),
+    ("bench.recipe", "Recipe"),
+    ("bench.split", "Inputs"),
+    ("bench.split", "Split"),
+    ("bench.stream", "Stream"),
+    ("bench.task", "Task"),
+    ("models.architecture", "rebuild"),
+)
+
+
+@dataclass
+class JobPlanner:
+    """Makes jobs, each once; every method returns a job's id.
+
+    Attributes:
+        task: the task.
+        seed: of the repetition.
+        threads: of PyTorch, per job.
+        device: kind of device.
+        data_digests: of the content of each part of the data.
+        jobs: where new jobs are put, parents before children.
+    """
+
+    task: Task
+    seed: int
+    threads: int
+    device: str
+    data_digests: Mapping[PartName, str]
+    jobs: dict[str, Job]
+    _files: dict[str, str] = field(default_factory=dict)
+    # What is made of the same plugins is made once: a plan of thousands of cells asks for it at each of them.
+    _made: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    _sources: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    _specs: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
+
+    def stage(self, stage: Stage, target: Defense | None) -> str:
+        """A shared stage; of the attacker's side, for the defense that is attacked."""
+        whose = target if stage.side == "attacker" else None
+        return self._once(("stage", stage, whose), lambda: self._stage(stage, target))
+
+    def _stage(self, stage: Stage, target: Defense | None) -> str:
+        inputs = {f"stage:{one.key}": self._input(one, target) for one in stage.stages()}
+        label = stage.label
+        if stage.side == "attacker":
+            assert target is not None
+            inputs["target"] = Input(self.protect(target), "public")
+            label = f"{stage.label} of {target.label}"
+        spec = {"plugin": self._spec(stage)}
+        return self._job("stage", stage.side, f"stage {label}", spec, inputs, [(stage, ("run", "stages"))])
+
+    def _input(self, stage: Stage, target: Defense | None) -> Input:
+        channel: Channel = "secret" if stage.side == "owner" else "public"
+        return Input(self.stage(stage, target), channel)
+
+    def protect(self, defense: Defense) -> str:
+        """The protected model of a defense; fields that only `verify` reads make no difference."""
+        return self._once(("protect", defense), lambda: self._protect(defense))
+
+    def _protect(self, defense: Defense) -> str:
+        inputs = {f"stage:{stage.key}": self._input(stage, None) for stage in defense.stages()}
+        spec = {
+            "plugin": self._spec(defense, judged_too=False),
+            "files": {path: self._file_digest(path) for path in defense.files()},
+        }
+        label = parameters.label(defense.name, _without_judged(defense))
+        return self._job("protect", "owner", f"protect {label}", spec, inputs, [(defense, _METHODS["protect"])])
+
+    def attack(self, defense: Defense, attack: Attack) -> str:
+        """The surrogates, or the forgery, of an attack on a defense."""
+        return self._once(("attack", defense, attack), lambda: self._attack(defense, attack))
+
+    def _attack(self, defense: Defense, attack: Attack) -> str:
+        touches = attack.access != "none"
+        knows = attack.knowledge != "none"
+        inputs = {"target": Input(self.protect(defense), "public")} if touches else {}
+        inputs |= {f"stage:{stage.key}": self._input(stage, defense) for stage in attack.stages()}
+        spec: dict[str, Any] = {"plugin": self._spec(attack)}
+        roots: list[tuple[Plugin, tuple[str, ...]]] = [(attack, ("*",))]
+        if knows:
+            spec["scheme"] = self._spec(defense, judged_too=False)
+            roots.append((defense, _METHODS["decoys"] + _METHODS["protect"]))
+        part = attack.part if isinstance(attack, InsiderAttack) else None
+        if part is not None:
+            key = {"key": Input(self.protect(defense), "secret")}
+            label = f"disclose {part} of {defense.label}"
+            disclosed = self._job("disclose", "owner", label, {"options": {"part": part}}, key, [])
+            inputs["part"] = Input(disclosed, "public")
+        whom = f" on {parameters.label(defense.name, _without_judged(defense))}" if touches or knows else ""
+        kind: JobKind = "forge" if isinstance(attack, AmbiguityAttack) else "attack"
+        return self._job(kind, "attacker", f"{kind} {attack.label}{whom}", spec, inputs, roots)
+
+    def measure(self, surrogates: str, attack: Attack) -> str:
+        """The accuracy of what an attack left."""
+        return self._once(("measure", surrogates, attack.changes_task), lambda: self._measure(surrogates, attack))
+
+    def _measure(self, surrogates: str, attack: Attack) -> str:
+        spec = {"options": {"changes_task": attack.changes_task}}
+        label = f"measure {self.jobs[surrogates].label}"
+        return self._job("measure", "owner", label, spec, {"surrogates": Input(surrogates, "public")}, [])
+
+    def judge(self, defense: Defense, surrogates: str, key: Input) -> str:
+        """A key's evidence on surrogates, by its defense."""
+        inputs = {"surrogates": Input(surrogates, "public"), "key": key}
+        label = f"judge {self.jobs[surrogates].label} by {defense.label}"
+        return self._job(
+            "judge", "owner", label, {"plugin": self._spec(defense)}, inputs, [(defense, _METHODS["judge"])]
+        )
+
+    def decoys(self, defense: Defense, attack: DecoyAttack) -> str:
+        """Fresh keys on the protected model."""
+        protect = self.protect(defense)
+        inputs = {"target": Input(protect, "public"), "key": Input(protect, "secret")}
+        spec = {"plugin": self._spec(defense), "options": {"decoys": attack.decoys}}
+        label = f"decoys {attack.label} for {defense.label}"
+        return self._job("decoys", "owner", label, spec, inputs, [(defense, _METHODS["decoys"])])
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], str]) -> str:
+        # By class as well: two plugins without fields are equal whatever their classes.
+        whole = (*key, *(type(one) for one in key))
+        if whole not in self._made:
+            self._made[whole] = make()
+        return self._made[whole]
+
+    def _spec(self, plugin: Plugin, judged_too: bool = True) -> dict[str, Any]:
+        key = (type(plugin), plugin, judged_too)
+        if key not in self._specs:
+            self._specs[key] = _spec(plugin, judged_too)
+        return self._specs[key]
+
+    def _source(self, kind: JobKind, plugins: Iterable[tuple[Plugin, tuple[str, ...]]]) -> str:
+        used = tuple((type(plugin), methods, plugin.architectures()) for plugin, methods in plugins)
+        if (kind, used) not in self._sources:
+            roots = [("bench.running.work", kind), sources.whole_module(models.module_of(self.task.model)), *_HANDED]
+            for cls, methods, architectures in used:
+                roots += _roots(cls, methods)
+                roots += [sources.whole_module(models.module_of(name)) for name in architectures]
+            self._sources[kind, used] = sources.digest(roots)
+        return self._sources[kind, used]
+
+    def _job(
+        self,
+        kind: JobKind,
+        side: Side,
+        label: str,
+        spec: Mapping[str, Any],
+        inputs: Mapping[str, Input],
+        plugins: Iterable[tuple[Plugin, tuple[str, ...]]],
+    ) -> str:
+        source = self._source(kind, plugins)
+        whole = {**spec, "task": self._task_spec, "seed": self._seed_for(side), "threads": self.threads}
+        identity = {
+            "protocol": PROTOCOL,
+            "kind": kind,
+            "spec": whole,
+            "inputs": {role: [one.job, one.channel] for role, one in inputs.items()},
+            "data": self.data_digests,
+            "device": self.device,
+            "source": source,
+        }
+        digest = hashlib.sha256(parameters.canonical(identity).encode()).hexdigest()[:16]
+        if digest not in self.jobs:
+            # Outside the identity, because the same data may lie elsewhere tomorrow.
+            found = {**whole, "data": self._data_spec}
+            self.jobs[digest] = Job(digest, kind, side, label, found, dict(inputs), source)
+        return digest
+
+    def _seed_for(self, side: Side) -> str:
+        return str(self.seed) if side == "owner" else self._attackers_seed
+
+    @functools.cached_property
+    def _attackers_seed(self) -> str:
+        # An attack that knows the scheme could draw the owner's key if it were told the seed.
+        return Stream((str(self.seed), "attacker")).bytes(16).hex()
+
+    @functools.cached_property
+    def _task_spec(self) -> dict[str, Any]:
+        return specs.task_spec(self.task)
+
+    @functools.cached_property
+    def _data_spec(self) -> dict[str, Any]:
+        return specs.data_spec(self.task, self.data_digests)
+
+    def _file_digest(self, path: str) -> str:
+        if path not in self._files:
+            self._files[path] = images.digest(path)
+        return self._files[path]
+
+
+def _spec(plugin: Plugin, judged_too: bool = True) -> dict[str, Any]:
+    values = parameters.values_of(plugin, judged_too=judged_too)
+    return {"name": plugin.name, "path": registry.path_of(type(plugin)), "params": values}
+
+
+def _without_judged(defense: Defense) -> Defense:
+    return type(defense)(**{n: getattr(defense, n) for n in parameters.values_of(defense, judged_too=False)})
+
+
+def _roots(cls: type, methods: tuple[str, ...]) -> list[sources.Node]:
+    if methods == ("*",):
+        return [(cls.__module__, cls.__qualname__), *sources.declared_roots(cls)]
+    return sources.plugin_roots(cls, methods)

@@ -1,0 +1,193 @@
+"""A suite: which defenses are crossed with which attacks on which tasks, read from TOML and checked."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import models
+from bench import data, parameters
+from bench.attack import Attack
+from bench.defense import Defense
+from bench.errors import InputError, unknown
+from bench.recipe import Recipe
+from bench.registry import Broken, Registry, Role, discover
+from bench.task import Sizes, Task
+
+SHIPPED = Path(__file__).parent.parent / "suites"
+_TASK_KEYS = ("dataset", "model", "recipe", "parts")
+
+
+@dataclass(frozen=True)
+class Header:
+    """The values of a suite outside its tables.
+
+    Attributes:
+        name: of the suite.
+        alpha: rate of false claims, one for every defense, in (0, 1).
+        accuracy_budget: points of accuracy that a successful removal may cost.
+        seeds: each is a repetition of everything.
+        threads: of PyTorch, per job.
+        keep: which products stay on disk after a run.
+        timeout: hard limit of one job in seconds.
+        gpu: whether it is meant for a GPU; on a CPU it runs too, for days.
+        description: one line for `list`.
+    """
+
+    name: str
+    alpha: float = 1e-6
+    accuracy_budget: float = 5.0
+    seeds: tuple[int, ...] = (0,)
+    threads: int = 1
+    keep: Literal["all", "protected", "none"] = "protected"
+    timeout: float = 3600.0
+    gpu: bool = False
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"expected alpha in (0, 1), got {self.alpha}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"expected different seeds from 0 on, got {list(self.seeds)}")
+        if self.threads < 1 or self.timeout <= 0 or self.accuracy_budget < 0:
+            raise ValueError("expected threads >= 1, timeout > 0 and accuracy_budget >= 0")
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A plugin that a suite names and whose file is broken: its cells become failed rows."""
+
+    role: Role
+    name: str
+    broken: Broken
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked suite.
+
+    Attributes:
+        header: the values outside the tables.
+        source: how it was named on the command line.
+        tasks: with their recipes.
+        defenses: every combination of parameters that it names, in order, each once.
+        attacks: likewise.
+    """
+
+    header: Header
+    source: str
+    tasks: tuple[Task, ...]
+    defenses: tuple[Defense | Unusable, ...]
+    attacks: tuple[Attack | Unusable, ...]
+
+
+def shipped() -> dict[str, Path]:
+    """The suites that come with the package, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+
+
+def find(name: str) -> Path:
+    """The file of a suite given by name or by path.
+
+    Raises:
+        InputError: neither a shipped suite nor a file.
+    """
+    if name in shipped():
+        return shipped()[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix == ".toml" or "/" in name:
+        raise InputError(f"run: expected a suite file, {name!r} does not exist")
+    raise unknown("suite", name, shipped(), "run")
+
+
+def read(name: str) -> Suite:
+    """Read and check a suite.
+
+    Raises:
+        InputError: with file, key, what was expected, what was got and the nearest names.
+    """
+    path = find(name)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected TOML: {error}") from error
+    return parse(table, str(path), name)
+
+
+def parse(table: Mapping[str, Any], where: str, source: str) -> Suite:
+    """The suite of a parsed TOML table; errors as for `read`."""
+    scalars = {key: value for key, value in table.items() if key not in ("tasks", "defenses", "attacks")}
+    known = [*parameters.types_of(Header), "tasks", "defenses", "attacks"]
+    for key in scalars:
+        if key not in known:
+            raise unknown("key", key, known, where)
+    header = parameters.build(Header, scalars, where)
+    registry = discover()
+    tasks = [_task(one, at) for one, at in _tables(table, "tasks", where)]
+    defenses = [p for one, at in _tables(table, "defenses", where) for p in _plugins(one, "defense", registry, at)]
+    attacks = [p for one, at in _tables(table, "attacks", where) for p in _plugins(one, "attack", registry, at)]
+    twice = [name for name, count in Counter(task.name for task in tasks).items() if count > 1]
+    if twice:
+        raise InputError(f"{where}: expected tasks that differ in dataset or model, got {twice[0]!r} twice")
+    return Suite(header, source, tuple(tasks), _once(defenses), _once(attacks))
+
+
+def _tables(table: Mapping[str, Any], key: str, where: str) -> list[tuple[Mapping[str, Any], str]]:
+    found = table.get(key)
+    if not isinstance(found, list) or not found or not all(isinstance(one, Mapping) for one in found):
+        raise InputError(f"{where}: expected at least one table [[{key}]], got {found!r}")
+    return [(one, f"{where}, [[{key}]] number {i}") for i, one in enumerate(found, start=1)]
+
+
+def _task(table: Mapping[str, Any], where: str) -> Task:
+    for key in table:
+        if key not in _TASK_KEYS:
+            raise unknown("key", key, _TASK_KEYS, where)
+    dataset = parameters.convert(table.get("dataset"), str, f"{where}, key 'dataset'")
+    info = data.info(dataset, f"{where}, key 'dataset'")
+    model = parameters.convert(table.get("model", info.model), str, f"{where}, key 'model'")
+    if model not in models.names():
+        raise unknown("model", model, models.names(), f"{where}, key 'model'")
+    try:
+        models.skeleton(model, info.classes, info.shape)
+    except ValueError as error:
+        raise InputError(f"{where}, key 'model': {error}") from error
+    recipe = parameters.build(Recipe, _changed(info.recipe, table, "recipe", where), f"{where}, recipe")
+    return Task(
+        info, model, recipe, parameters.build(Sizes, _changed(info.sizes, table, "parts", where), f"{where}, parts")
+    )
+
+
+def _changed(default: Recipe | Sizes, table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    changes = table.get(key, {})
+    if not isinstance(changes, Mapping):
+        raise InputError(f"{where}, key {key!r}: expected a table, got {changes!r}")
+    return {**parameters.values_of(default), **changes}
+
+
+def _plugins(table: Mapping[str, Any], role: Role, registry: Registry, where: str) -> Iterable[Any]:
+    name = parameters.convert(table.get("name"), str, f"{where}, key 'name'")
+    known = registry.of(role)
+    if name not in known:
+        broken = registry.broken_named(name)
+        if broken:
+            return [Unusable(role, name, broken)]
+        raise unknown(role, name, known, f"{where}, key 'name'")
+    rest = {key: value for key, value in table.items() if key != "name"}
+    return list(parameters.crossed(known[name], rest, f"{where} ({name})"))
+
+
+def _once(plugins: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(plugins))
+
+
+def published() -> set[str]:
+    """The shipped suites of which a whole run stands in the project's `results/`."""
+    results = Path(__file__).parent.parent.parent / "results"
+    return {name for name in shipped() if (results / name / "records.parquet").exists()}

@@ -1,0 +1,1 @@
+"""What runs when, and what one job does; nothing of Ray is known here."""

@@ -1,0 +1,255 @@
+"""What each kind of job does. These functions and what they call are what a job's source digest covers."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.attack import AmbiguityAttack, RemovalAttack
+from bench.bundle import Bundle, bundle_to_key, key_to_bundle
+from bench.defense import Defense
+from bench.errors import NonFiniteWeights, Unreadable
+from bench.evidence import Evidence
+from bench.key import Key
+from bench.planning.job import Channel
+from bench.plugin import Access
+from bench.split import Inputs, Split
+from bench.stage import Stage
+from bench.stream import Stream
+from bench.suspect import Suspect, Target, predict
+from bench.task import Task
+from bench.trainer import AttackerTrainer, OwnerTrainer
+
+# Where a stage keeps what it took, for those that rest on it.
+_SPENT = "spent"
+
+Result = tuple[dict[str, Any], dict[Channel, Bundle]]
+
+
+@dataclass
+class Work:
+    """A job's surroundings in the worker, and nothing that its side must not see.
+
+    Attributes:
+        task: the task.
+        seed: of the repetition; on the attacker's side a name from which the owner's streams do not follow.
+        device: on which to run.
+        bundles: the products of other jobs by role.
+        stages: those among them that are stages, by label.
+        plugin: the defense, attack or stage that runs.
+        scheme: the defense as an algorithm, for attacks that know it.
+        train, heldout: the owner's data; None on the attacker's side.
+        inputs, labelled: the attacker's data; None on the owner's side.
+        test: only for `measure`.
+        options: further values of the job's spec.
+    """
+
+    task: Task
+    seed: str
+    device: torch.device
+    bundles: Mapping[str, Bundle] = field(default_factory=dict)
+    stages: Mapping[str, Bundle] = field(default_factory=dict)
+    plugin: Any = None
+    scheme: Any = None
+    train: Split | None = None
+    heldout: Split | None = None
+    inputs: Inputs | None = None
+    labelled: Split | None = None
+    test: Split | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Functions and not methods of Work: a source digest follows names, and not what an object can do.
+def owner(work: Work) -> OwnerTrainer:
+    """The trainer of the owner's side."""
+    assert work.train is not None
+    assert work.heldout is not None
+    stream = Stream((work.seed, "owner"))
+    return OwnerTrainer(work.task, work.train, work.heldout, stream, work.device, work.stages)
+
+
+def attacker(work: Work, target: Target, data: str) -> AttackerTrainer:
+    """The trainer of the attacker's side."""
+    assert work.inputs is not None
+    assert work.labelled is not None
+    stream = Stream((work.seed,))
+    return AttackerTrainer(
+        work.task, work.inputs, work.labelled, stream, work.device, work.stages, target=target, data=data
+    )
+
+
+def target_of(work: Work, access: Access = "white-box") -> Target:
+    """The protected model as an attack with this access meets it."""
+    public = work.bundles.get("target")
+    if public is None:
+        return Target(None, access, scheme=work.scheme)
+    others = {name: model for name, model in public.models.items() if name != "model"}
+    release = Bundle(others, public.tensors, public.values)
+    part = work.bundles["part"].tensors["part"] if "part" in work.bundles else None
+    return Target(public.models["model"], access, release, work.scheme, part)
+
+
+def stage(work: Work) -> Result:
+    """Compute a shared stage."""
+    plugin: Stage = work.plugin
+    if plugin.side == "owner":
+        return {}, {"secret": plugin.run(owner(work), None)}
+    target = target_of(work, plugin.access)
+    trainer = attacker(work, target, plugin.data)
+    bundle = plugin.run(trainer, target)
+    bundle.values[_SPENT] = _spent(work, target, trainer)
+    return {}, {"public": bundle}
+
+
+def protect(work: Work) -> Result:
+    """Draw the key, protect a model, and part what is published from what is secret."""
+    defense: Defense = work.plugin
+    drawn = defense.draw(work.task, Stream((work.seed, "owner", "key", defense.name)))
+    before = key_to_bundle(drawn).to_bytes()
+    model, key, release = defense.protect(owner(work), drawn)
+    # A key that was picked after looking at the model would make every p-value a lie.
+    if key_to_bundle(Key(key.drawn)).to_bytes() != before:
+        raise ValueError(f"expected {defense.label} to keep the drawn part of its key, got another one")
+    require_finite(model)
+    published = Bundle({**release.models, "model": model}, release.tensors, release.values)
+    return {}, {"public": published, "secret": key_to_bundle(key)}
+
+
+def disclose(work: Work) -> Result:
+    """Take the one part that an insider holds out of the key."""
+    key = bundle_to_key(work.bundles["key"])
+    return {}, {"public": Bundle(tensors={"part": key.tensor(work.options["part"])})}
+
+
+def attack(work: Work) -> Result:
+    """Run a removal attack and keep each surrogate that it yields."""
+    plugin: RemovalAttack = work.plugin
+    target = target_of(work, plugin.access)
+    trainer = attacker(work, target, plugin.data_used())
+    surrogates = Bundle()
+    strengths: list[float] = []
+    seconds: list[float] = []
+    spent, resumed = 0.0, _clock(work)
+    for strength, model in plugin.run(target, trainer):
+        spent += _clock(work) - resumed
+        require_finite(model)
+        # A copy, because the attack may go on with the model that it yielded.
+        surrogates.models[str(len(strengths))] = copy.deepcopy(model).cpu()
+        strengths.append(float(strength))
+        seconds.append(spent)
+        resumed = _clock(work)
+    if not strengths:
+        raise ValueError(f"expected {plugin.label} to yield at least one surrogate, got none")
+    result = {"strengths": strengths, "seconds": seconds, **_spent(work, target, trainer)}
+    return result, {"public": surrogates}
+
+
+def forge(work: Work) -> Result:
+    """Run an ambiguity attack: a forged key and the model on which it is claimed."""
+    plugin: AmbiguityAttack = work.plugin
+    target = target_of(work, plugin.access)
+    trainer = attacker(work, target, plugin.data_used())
+    started = _clock(work)
+    key, model, figures = plugin.forge(target, trainer)
+    seconds = _clock(work) - started
+    require_finite(model)
+    bundle = key_to_bundle(key)
+    bundle.models["0"] = model
+    return {
+        "seconds": [seconds],
+        "figures": {name: float(value) for name, value in figures.items()},
+        **_spent(work, target, trainer),
+    }, {"public": bundle}
+
+
+def measure(work: Work) -> Result:
+    """Accuracy of each surrogate on the test split, which nothing else sees."""
+    assert work.test is not None
+    labels = work.test.y
+    if work.options["changes_task"]:
+        labels = torch.tensor(work.task.info.second)[labels]
+    test, labels = work.test.to(work.device), labels.to(work.device)
+    accuracy = []
+    for model in _in_order(work.bundles["surrogates"]):
+        right = predict(model.to(work.device), test.inputs).argmax(1) == labels
+        accuracy.append(float(right.double().mean()))
+    return {"accuracy": accuracy}, {}
+
+
+def judge(work: Work) -> Result:
+    """Verify a key on each surrogate."""
+    key, trainer = bundle_to_key(work.bundles["key"]), owner(work)
+    evidence = []
+    for model in _in_order(work.bundles["surrogates"]):
+        evidence.append(_verify(work, model.to(work.device), key, trainer))
+    return {"evidence": evidence}, {}
+
+
+def decoys(work: Work) -> Result:
+    """Verify fresh keys, completed with the owner's facts, on the protected model."""
+    defense: Defense = work.plugin
+    key, trainer = bundle_to_key(work.bundles["key"]), owner(work)
+    model = work.bundles["target"].models["model"].to(work.device)
+    statistics, log10_p = [], []
+    for number in range(work.options["decoys"]):
+        fresh = defense.draw(work.task, Stream((work.seed, "decoys", defense.name, str(number))))
+        judged = _verify(work, model, fresh.with_facts_of(key), trainer)
+        statistics.append(judged["statistic"])
+        log10_p.append(judged["log10_p"])
+    return {"statistic": statistics, "log10_p": log10_p}, {}
+
+
+def require_finite(model: nn.Module) -> None:
+    """Refuse a model with NaN or infinity in its weights or statistics.
+
+    Raises:
+        NonFiniteWeights: naming the first such tensor.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteWeights(f"{name} of the returned model holds NaN or infinity")
+
+
+def _verify(work: Work, model: nn.Module, key: Key, trainer: OwnerTrainer) -> dict[str, Any]:
+    defense: Defense = work.plugin
+    suspect = Suspect.of(model, defense.access_used())
+    started = _clock(work)
+    try:
+        evidence = defense.verify(suspect, key, trainer)
+    except Unreadable as error:
+        evidence = Evidence.unreadable(str(error))
+    return {
+        "statistic": float(evidence.statistic),
+        "log10_p": float(evidence.log10_p),
+        "figures": {name: float(value) for name, value in evidence.figures.items()},
+        "reason": None if evidence.reason is None else str(evidence.reason),
+        "queries": suspect.queries,
+        "seconds": _clock(work) - started,
+    }
+
+
+def _in_order(bundle: Bundle) -> list[nn.Module]:
+    return [bundle.models[str(number)] for number in range(len(bundle.models))]
+
+
+def _spent(work: Work, target: Target, trainer: AttackerTrainer) -> dict[str, int]:
+    """What an attack or a stage took, with the stages that it rests on: queries add up, data is the same data."""
+    stages = [bundle.values[_SPENT] for bundle in work.stages.values() if _SPENT in bundle.values]
+    return {
+        "queries": target.queries + sum(one["queries"] for one in stages),
+        "inputs_used": max([trainer.inputs_used, *(one["inputs_used"] for one in stages)]),
+        "labels_used": max([trainer.labels_used, *(one["labels_used"] for one in stages)]),
+    }
+
+
+def _clock(work: Work) -> float:
+    # Kernels run behind Python's back on a GPU; their time belongs to whoever queued them.
+    if work.device.type == "cuda":
+        torch.cuda.synchronize(work.device)
+    return time.perf_counter()

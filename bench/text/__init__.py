@@ -1,0 +1,1 @@
+"""Tables, records, forecasts and progress as people read them."""

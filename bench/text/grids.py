@@ -1,0 +1,189 @@
+"""What stands in the cells of the printed leaderboard and matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bench.text.layout import Grid, shorten
+
+Row = Mapping[str, Any]
+
+_CLASSES = {
+    "price_in_place": "in-place",
+    "price_reparametrisation": "reparam.",
+    "price_extraction": "extract.",
+}
+_SECTIONS: list[tuple[str, Callable[[Row], bool]]] = [
+    ("In place: the model's weights are changed", lambda row: _headline(row, "in-place")),
+    ("Reparametrised: other weights, the same function", lambda row: _headline(row, "reparametrisation")),
+    ("Extraction: a new model is trained from the model's answers", lambda row: _headline(row, "extraction")),
+    ("The ceiling: trained without touching the model", lambda row: bool(row["yardstick"])),
+    ("Insiders, who hold a part of the key (not counted above)", lambda row: _insider(row)),
+    (
+        "Forging a second proof",
+        lambda row: row["attack_kind"] == "ambiguity" and row["judged_key"] == "forger",
+    ),
+]
+_WORDS = {
+    "failed": "FAILED",
+    "not applicable": "n/a",
+    "cannot claim at alpha": "too weak",
+    "unjudged": "?",
+    "forged": "FORGED",
+    "withstood": "withstood",
+    "no claim": "no claim",
+}
+# Characters kept for the labels of attacks where there are many defenses, and at most for a defense.
+_LABEL, _HEADER = 32, 16
+
+
+def board_grid(board: list[Row]) -> Grid:
+    """A row per defense.
+
+    Args:
+        board: rows of the leaderboard of one task and model.
+    """
+    classes = [column for column in _CLASSES if any(row[f"{column}_censored"] is not None for row in board)]
+    prices = [f"price\n{_CLASSES[column]}" for column in classes]
+    headers = ["defense", "box", "claim", "cost", "kept", *prices, "cheapest removal", "forged", "false"]
+    grid = Grid(headers, labels=(0, 1, 5 + len(classes)))
+    for row in board:
+        grid.rows.append(
+            [
+                row["defense_label"],
+                "-" if row["reference"] else row["defense_access"].removesuffix("-box"),
+                "-" if row["reference"] else number(row["log10_p"]),
+                _cost(row),
+                _kept(row),
+                *(price(row[column], row[f"{column}_censored"]) for column in classes),
+                _cheapest(row),
+                _share(row["forgeries"] - row["forgeries_withstood"], row["forgeries"]),
+                _share(row["false_claims"], row["controls"]),
+            ]
+        )
+    return grid
+
+
+def matrix_grids(board: list[Row], cells: list[Row], width: int | None) -> list[Grid]:
+    """A row per attack and a column per defense, the undefended model left out.
+
+    Args:
+        board: rows of the leaderboard of one task and model, which give the order of the columns.
+        cells: rows of the matrix of the same task and model.
+        width: where given, columns are dealt to as many grids as are needed to fit it.
+    """
+    defenses = {_defense(row): row["defense_label"] for row in board if not row["reference"]}
+    sections = [(title, [row for row in cells if is_in(row) and not row["reference"]]) for title, is_in in _SECTIONS]
+    shown = [(title, rows) for title, rows in sections if rows]
+    if not shown:
+        return []
+    keyed = {(_attack(row), _defense(row)): cell_text(row) for _, rows in shown for row in rows}
+    headers = _headers(list(defenses.values()), None if width is None else _HEADER)
+    columns = dict(zip(defenses, headers, strict=True))
+    wide = {key: max(map(len, columns[key].split("\n"))) for key in columns}
+    for (_, key), text in keyed.items():
+        wide[key] = max(wide[key], len(text))
+    grids = []
+    for block in _blocks(wide, None if width is None else width - _LABEL - 2):
+        grid = Grid(["attack", *(columns[key] for key in block)])
+        for title, rows in shown:
+            grid.rows.append(title)
+            for attack, label in {_attack(row): row["attack_label"] for row in rows}.items():
+                grid.rows.append([f"  {label}", *(keyed.get((attack, key), "") for key in block)])
+        grids.append(grid)
+    return grids
+
+
+def cell_text(row: Row) -> str:
+    """What one cell of the matrix says."""
+    some = "!" if row["seeds_failed"] and row["seeds"] else ""
+    if row["verdict"] in _WORDS:
+        return _WORDS[row["verdict"]] + some
+    if row["verdict"] == "ceiling":
+        return number(row["least_loss"]) + some
+    mark = "" if row["survived"] else "*"
+    return price(row["price"], row["price_censored"]) + mark + some
+
+
+def number(value: float | None) -> str:
+    """One decimal, or a dash."""
+    if value is None:
+        return "-"
+    return f"{value + 0.0:.1f}".replace("-0.0", "0.0") if math.isfinite(value) else str(value)
+
+
+def price(value: float | None, censored: bool | None) -> str:
+    """A price in points, `>=` where it is a bound, `never` where nothing bounds it."""
+    if censored and value is None:
+        return "never"
+    return (">=" if censored else "") + number(value)
+
+
+def _headline(row: Row, attack_class: str) -> bool:
+    counted = row["attack_kind"] == "removal" and row["knowledge"] != "insider" and not row["yardstick"]
+    return bool(counted and row["attack_class"] == attack_class)
+
+
+def _insider(row: Row) -> bool:
+    return bool(row["attack_kind"] == "removal" and row["knowledge"] == "insider")
+
+
+def _attack(row: Row) -> tuple[str, str]:
+    return row["attack"], row["attack_params"]
+
+
+def _defense(row: Row) -> tuple[str, str]:
+    return row["defense"], row["defense_params"]
+
+
+def _cost(row: Row) -> str:
+    if row["reference"]:
+        return "-"
+    mean, high = row["accuracy_cost"], row["accuracy_cost_high"]
+    return number(mean) if mean is None or high is None else f"{number(mean)} ±{high - mean:.1f}"
+
+
+def _kept(row: Row) -> str:
+    if row["verdict"] not in ("claim", "no claim") or not row["attacks"]:
+        return "-"
+    every, some = row["survived"], row["survived_any"]
+    return f"{every if every == some else f'{every}-{some}'}/{row['attacks']}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part}/{whole}" if whole else "-"
+
+
+def _cheapest(row: Row) -> str:
+    if row["verdict"] == "reference":
+        return "(undefended)"
+    if row["verdict"] == "no claim" and row["claims"]:
+        return f"(no claim: {row['seeds'] - row['claims']} of {row['seeds']})"
+    if row["verdict"] != "claim":
+        return f"({_WORDS.get(row['verdict'], row['verdict'])})"
+    if row["price_attack"] is None:
+        return "(no attacks)"
+    return "none" if row["price_censored"] else row["price_attack"]
+
+
+def _headers(labels: list[str], width: int | None) -> list[str]:
+    """Each label on two lines, the parameters below the name; different labels stay different."""
+    split = [label.partition("[") for label in labels]
+    names, params = [name for name, _, _ in split], [bracket + rest for _, bracket, rest in split]
+    if width is not None:
+        names, params = shorten(names, width), shorten(params, width)
+    return [f"{name}\n{inside}" if inside else name for name, inside in zip(names, params, strict=True)]
+
+
+def _blocks(wide: Mapping[Any, int], width: int | None) -> list[list[Any]]:
+    blocks: list[list[Any]] = [[]]
+    used = 0
+    for key, size in wide.items():
+        if width is not None and blocks[-1] and used + size + 2 > width:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(key)
+        used += size + 2
+    return [block for block in blocks if block]
