@@ -28,7 +28,6 @@ class Overwrite(AmbiguityAttack):
 
     name: ClassVar[str] = "overwrite"
     family: ClassVar[str] = "overwriting"
-    source: ClassVar[str] = "Uchida et al. 2017, arXiv 1701.04082"
     data: ClassVar[Data] = "labels"
 
     epochs: int = 100
