@@ -23,8 +23,9 @@ def plugins():
 
 
 def parameters_of(text):
-    """The names that begin a row of a table or an item of a list, in backticks."""
-    return re.findall(r"^\s*(?:\||[-*])\s*`([^`]+)`", text, re.MULTILINE)
+    """The names that begin the rows of the tables headed `parameter`, in backticks."""
+    tables = re.findall(r"^\| parameter \|.*\n\|[-| :]+\n((?:\|.*(?:\n|$))*)", text, re.MULTILINE)
+    return [re.match(r"\| `([^`]+)` \|", row).group(1) for table in tables for row in table.splitlines()]
 
 
 def wrong_with(cls, text):
@@ -59,7 +60,9 @@ def test_a_card_that_falls_behind_is_noticed():
         assert wrong_with(Uchida, text.replace(row + "\n", "")) == [f"parameter '{name}' is missing"]
         assert wrong_with(Uchida, text + row + "\n") == [f"parameter '{name}' stands twice"]
         assert len(wrong_with(Uchida, text.replace(row, row.replace(name, f"{name}s")))) == 2
-    assert wrong_with(Uchida, text + "- `more`: of it\n") == ["parameter 'more' is none of its"]
+    assert wrong_with(Uchida, text + "| `more` | of it |\n") == ["parameter 'more' is none of its"]
+    assert wrong_with(Uchida, text + "\n| figure | meaning |\n| --- | --- |\n| `bit_error` | of it |\n") == []
+    assert len(wrong_with(Uchida, text.replace("| parameter |", "| figure |"))) == len(types_of(Uchida))
     assert len(wrong_with(Uchida, text.replace("# uchida", "# nagai"))) == 1
     assert len(wrong_with(Uchida, text.replace("2017", "2018", 1))) == 1
 
