@@ -90,6 +90,10 @@ class Inputs:
         """The first `count` of them."""
         return replace(self, stored=self.stored[:count])
 
+    def skip(self, count: int) -> Inputs:
+        """All but the first `count` of them."""
+        return replace(self, stored=self.stored[count:])
+
     def copy(self) -> Inputs:
         """The same in storage of its own."""
         return replace(self, stored=self.stored.clone())
@@ -138,6 +142,10 @@ class Split:
     def take(self, count: int) -> Split:
         """The first `count` of them."""
         return Split(self.inputs.take(count), self.y[:count])
+
+    def skip(self, count: int) -> Split:
+        """All but the first `count` of them."""
+        return Split(self.inputs.skip(count), self.y[count:])
 
     def copy(self) -> Split:
         """The same in storage of its own."""

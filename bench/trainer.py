@@ -20,6 +20,9 @@ from bench.suspect import Target
 from bench.task import Task
 from bench.training import training
 
+# Of an attacker who acts as an owner: two inputs to train on, for normalization by batch, and one to hold out.
+LEAST_LABELLED = 3
+
 
 class Trainer:
     """The training loop bound to a task, a device and a random stream.
@@ -147,6 +150,51 @@ class OwnerTrainer(Trainer):
         return stage.run(fresh, None)
 
 
+class Pretender(OwnerTrainer):
+    """An attacker in the place of an owner: whatever a scheme would start from is the model that it attacks.
+
+    `new_model()` and `clean()` are copies of that model. Other stages are computed when first asked for, from
+    the attacker's data and the same start.
+
+    Args:
+        task: what the model is for.
+        train, heldout: of the attacker.
+        stream: of the attacker.
+        device: as for any trainer.
+        model: the one that it attacks; it stays as it is.
+        fixed: fields of the recipe that hold in every training, whatever the scheme asks for.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        train: Split,
+        heldout: Split,
+        stream: Stream,
+        device: torch.device | str,
+        model: nn.Module,
+        fixed: Mapping[str, float | int],
+    ) -> None:
+        fitted = dataclasses.replace(task.recipe, **fixed)  # type: ignore[arg-type]
+        super().__init__(dataclasses.replace(task, recipe=fitted), train, heldout, stream, device)
+        self._model = model
+        self._fixed = dict(fixed)
+
+    def new_model(self) -> nn.Module:
+        """A copy of the attacked model."""
+        return copy.deepcopy(self._model).to(self.device)
+
+    def recipe(self, **changes: float | int | str | bool) -> Recipe:
+        """The task's recipe with some fields changed, except those that the attacker has fixed."""
+        return super().recipe(**{**changes, **self._fixed})
+
+    def _compute(self, stage: Stage) -> Bundle:
+        if stage.key == CleanModel().key:
+            return Bundle(models={"model": self.new_model()})
+        fresh = Pretender(self.task, self.train, self.heldout, self.stream, self.device, self._model, self._fixed)
+        return stage.run(fresh, None)
+
+
 class AttackerTrainer(Trainer):
     """The attacker's side: inputs, some of them labelled, and the protected model as its target.
 
@@ -190,5 +238,42 @@ class AttackerTrainer(Trainer):
         self.labels_used = len(self._labelled)
         return self._labelled
 
+    def as_owner(self, epochs: int | None = None, learning_rate: float | None = None) -> OwnerTrainer:
+        """What a scheme's `protect` takes, so that the attacker can run it on a copy of the target.
+
+        All labelled inputs count as used; the last of them are held out (see `held_out`). Its randomness is the
+        attacker's own, and the same at each call.
+
+        Args:
+            epochs: of every training, also where the scheme sets its own; None to leave that to the scheme.
+            learning_rate: likewise.
+
+        Raises:
+            AccessError: the attack declared less than white-box access or less than `labels`.
+            ValueError: fewer than `LEAST_LABELLED` labelled inputs, or no target.
+        """
+        if self._target is None:
+            raise ValueError("expected a target to start from, got none")
+        known = self.labelled
+        if len(known) < LEAST_LABELLED:
+            raise ValueError(f"expected at least {LEAST_LABELLED} labelled inputs, got {len(known)}")
+        count = len(known) - held_out(self.task, len(known))
+        chosen = {"epochs": epochs, "learning_rate": learning_rate}
+        fixed = {name: value for name, value in chosen.items() if value is not None}
+        stream, model = self.stream.child("as-owner"), self._target.copy()
+        return Pretender(self.task, known.take(count), known.skip(count), stream, self.device, model, fixed)
+
     def _compute(self, stage: Stage) -> Bundle:
         return stage.run(self, self._target)
+
+
+def held_out(task: Task, labelled: int) -> int:
+    """How many labelled inputs an attacker who acts as an owner holds out: the share that the task's owner does.
+
+    Args:
+        task: whose owner.
+        labelled: how many there are, at least `LEAST_LABELLED`.
+    """
+    sizes = task.sizes
+    share = sizes.heldout / (sizes.train + sizes.heldout)
+    return min(max(1, round(share * labelled)), labelled - (LEAST_LABELLED - 1))

@@ -115,6 +115,7 @@ class Suite:
         defense_access: str = "white-box",
         status: Any = "ok",
         figures: dict[str, float] | None = None,
+        judged_key: Any = None,
     ) -> Cell:
         """Add a cell and its jobs; lists have one item per surrogate, strengths are 1, 2, …"""
         values = log10_p if isinstance(log10_p, list) else [log10_p]
@@ -144,7 +145,7 @@ class Suite:
             **{"attack": attack, "attack_params": attack_params or {}, "attack_label": a},
             **{"attack_family": "wearing", "attack_access": access, "attack_kind": kind, "attack_class": cls},
             **{"knowledge": knowledge, "strength_unit": "epochs", "capacity_log10_p": capacity},
-            judged_key="forger" if kind == "ambiguity" else "owner",
+            judged_key=judged_key or ("forger" if kind == "ambiguity" else "owner"),
             changes_task=reference is not None,
             jobs=jobs if status == "ok" else {},
             status=status,

@@ -14,6 +14,7 @@ from plugins import misbehaving
 from attacks.distill import Distill
 from attacks.fine_tune import FineTune
 from attacks.magnitude_prune import MagnitudePrune
+from attacks.overwrite import Overwrite
 from attacks.scratch import Scratch
 from bench import contract
 from bench.contract import attacks, defenses, forgeries, memory, secrecy
@@ -29,6 +30,7 @@ QUICK = {
     "scratch": Scratch(epochs=2),
     "fine-tune": FineTune(epochs=2, every=1),
     "distill": Distill(epochs=2, every=1),
+    "overwrite": Overwrite(epochs=2),
 }
 
 

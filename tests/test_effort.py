@@ -7,6 +7,7 @@ import models
 from attacks.distill import Distill
 from attacks.fine_tune import FineTune
 from attacks.magnitude_prune import MagnitudePrune
+from attacks.perturbation import Clip, Noise
 from attacks.scratch import Scratch
 from bench.attack import RemovalAttack
 from bench.registry import discover
@@ -17,6 +18,8 @@ from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida
 
 ATTACKS = [
+    Clip(),
+    Noise(),
     Scratch(epochs=2),
     Distill(epochs=5, every=2),
     MagnitudePrune(),

@@ -17,7 +17,7 @@ from bench.errors import InputError
 from bench.tables.leaderboard import boards
 from bench.text.layout import Grid, shorten, to_markdown, to_text
 from bench.text.report import render
-from tests.synthetic import HELD, LOST, Suite
+from tests.synthetic import HELD, LOST, Suite, evidence_of, replaced
 
 
 def example(seeds: int = 1, **values: Any) -> Suite:
@@ -82,6 +82,36 @@ def test_the_matrix_says_which_attack_removes_which_mark() -> None:
     assert line(below, "copy") == ["copy", "7.0", "7.0"]
     assert line(below, "anew") == ["anew", "12.0", "12.0"]
     assert line(below, "fake") == ["fake", "withstood", "FORGED"]
+
+
+def test_the_owners_claim_on_a_forgers_model_stands_beside_the_forgers() -> None:
+    suite = example(seeds=2)
+    for seed in (0, 1):
+        for name, forged, owned in (("hard", -9.0, [HELD, HELD]), ("soft", -1.0, [HELD, LOST])):
+            common: dict[str, Any] = {"attack": "again", "kind": "ambiguity", "seed": seed, "accuracy": 0.955}
+            suite.cell(name, log10_p=forged, **common)
+            # The owner's evidence on the same model is a judgement of its own.
+            suite.cell(name, judged_key="owner", **common)
+            evidence = [evidence_of(owned[seed])]
+            judge = suite.job("judge", f"judge owner again {name} {seed}", {"evidence": evidence})
+            replaced(suite, suite.cells[-1], jobs={**suite.cells[-1].jobs, "judge": judge})
+    text = table(suite)
+    forging = text[text.index("Forging a second proof") :]
+    assert line(forging, "again") == ["again", "FORGED", "withstood"]
+    owning = text[text.index("The owner's claim on the model that the forger shows") :]
+    assert line(owning, "again") == ["again", "claims", "1.5", "claims", "1/2", "1.5"]
+    assert "whether the owner's key verifies on the model that the forger shows" in " ".join(text.split())
+    assert "already fails the check" not in text
+    assert "the forger shows" not in table(example())
+
+
+def test_an_owner_who_lost_a_claim_to_a_forger_had_one_before() -> None:
+    suite = Suite()
+    suite.base()
+    suite.cell(attack="again", kind="ambiguity", judged_key="owner", log10_p=LOST, accuracy=0.95)
+    text = table(suite)
+    assert line(text[text.index("The owner's claim") :], "again") == ["again", "no", "claim", "2.0"]
+    assert "already fails the check" not in text
 
 
 def test_the_legend_names_the_rules() -> None:

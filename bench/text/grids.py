@@ -25,6 +25,10 @@ _SECTIONS: list[tuple[str, Callable[[Row], bool]]] = [
         "Forging a second proof",
         lambda row: row["attack_kind"] == "ambiguity" and row["judged_key"] == "forger",
     ),
+    (
+        "The owner's claim on the model that the forger shows, and the points that it has lost",
+        lambda row: is_disputed(row),
+    ),
 ]
 _WORDS = {
     "failed": "FAILED",
@@ -79,11 +83,12 @@ def matrix_grids(board: list[Row], cells: list[Row], width: int | None) -> list[
     shown = [(title, rows) for title, rows in sections if rows]
     if not shown:
         return []
-    keyed = {(_attack(row), _defense(row)): cell_text(row) for _, rows in shown for row in rows}
+    # By section too: a forgery is judged under two keys.
+    keyed = {(title, _attack(row), _defense(row)): cell_text(row) for title, rows in shown for row in rows}
     headers = _headers(list(defenses.values()), None if width is None else _HEADER)
     columns = dict(zip(defenses, headers, strict=True))
     wide = {key: max(map(len, columns[key].split("\n"))) for key in columns}
-    for (_, key), text in keyed.items():
+    for (_, _, key), text in keyed.items():
         wide[key] = max(wide[key], len(text))
     grids = []
     for block in _blocks(wide, None if width is None else width - _LABEL - 2):
@@ -91,7 +96,7 @@ def matrix_grids(board: list[Row], cells: list[Row], width: int | None) -> list[
         for title, rows in shown:
             grid.rows.append(title)
             for attack, label in {_attack(row): row["attack_label"] for row in rows}.items():
-                grid.rows.append([f"  {label}", *(keyed.get((attack, key), "") for key in block)])
+                grid.rows.append([f"  {label}", *(keyed.get((title, attack, key), "") for key in block)])
         grids.append(grid)
     return grids
 
@@ -99,12 +104,19 @@ def matrix_grids(board: list[Row], cells: list[Row], width: int | None) -> list[
 def cell_text(row: Row) -> str:
     """What one cell of the matrix says."""
     some = "!" if row["seeds_failed"] and row["seeds"] else ""
+    if is_disputed(row) and row["verdict"] in ("claim", "no claim"):
+        return _dispute(row) + some
     if row["verdict"] in _WORDS:
         return _WORDS[row["verdict"]] + some
     if row["verdict"] == "ceiling":
         return number(row["least_loss"]) + some
     mark = "" if row["survived"] else "*"
     return price(row["price"], row["price_censored"]) + mark + some
+
+
+def is_disputed(row: Row) -> bool:
+    """Whether a row of the matrix judges the owner's key on the model on which a forger claims another."""
+    return bool(row["attack_kind"] == "ambiguity" and row["judged_key"] == "owner")
 
 
 def number(value: float | None) -> str:
@@ -124,6 +136,12 @@ def price(value: float | None, censored: bool | None) -> str:
 def _headline(row: Row, attack_class: str) -> bool:
     counted = row["attack_kind"] == "removal" and row["knowledge"] != "insider" and not row["yardstick"]
     return bool(counted and row["attack_class"] == attack_class)
+
+
+def _dispute(row: Row) -> str:
+    claims, judged = row["claims"], row["judged"]
+    share = f" {claims}/{judged}" if 0 < claims < judged else ""
+    return f"{'claims' if claims else 'no claim'}{share} {number(row['least_loss'])}"
 
 
 def _insider(row: Row) -> bool:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from bench.errors import unknown
 from bench.tables import records as recorded
-from bench.text.grids import board_grid, matrix_grids
+from bench.text.grids import board_grid, is_disputed, matrix_grids
 from bench.text.layout import to_markdown, to_text
 
 Row = Mapping[str, Any]
@@ -121,8 +121,14 @@ def _words(cells: list[Row]) -> list[str]:
         "unjudged": "?: the protected model itself was not judged",
         "not applicable": "n/a: the attack does not apply to this defense or task",
     }
-    present = {row["verdict"] for row in cells if not row["reference"] and row["attack_kind"] != "control"}
+    told = [row for row in cells if not row["reference"] and row["attack_kind"] != "control"]
+    present = {row["verdict"] for row in told if not is_disputed(row)}
     found = [text for word, text in explained.items() if word in present]
+    if any(is_disputed(row) for row in told):
+        found.append(
+            "claims x, no claim x: whether the owner's key verifies on the model that the forger shows, and the points "
+            "of accuracy that this model has lost"
+        )
     if any(row["seeds_failed"] and row["seeds"] for row in cells):
         found.append("!: failed in some seeds")
     return ["; ".join(found) + "."] if found else []
