@@ -37,7 +37,7 @@ class DmQim(KeyedWeights):
     parts: ClassVar[tuple[str, ...]] = ("positions", "message", "dither")
 
     bits: int = 128
-    step: float = 4.0
+    step: float = 3.0
     transform: Literal["dct", "none"] = "dct"
 
     def __post_init__(self) -> None:
