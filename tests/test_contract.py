@@ -22,6 +22,7 @@ from bench.contract.workshop import Workshop
 from bench.key import Key
 from bench.registry import discover
 from bench.stream import Stream
+from defenses.constant_weight_code import ConstantWeightCode
 from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida
 
@@ -42,6 +43,7 @@ def every_defense():
     yield TriggerSet(old_head=True)
     yield Uchida(projection="direct", strength=0.1)
     yield Uchida(projection="diff", bits=32, strength=0.1)
+    yield ConstantWeightCode(length=5000, layers=("conv6", "hidden"), pool="layer", mode="fine-tune", epochs=2, every=5)
 
 
 def every_attack():

@@ -13,6 +13,7 @@ from bench.attack import RemovalAttack
 from bench.registry import discover
 from bench.stream import Stream
 from bench.suspect import Target
+from defenses.constant_weight_code import ConstantWeightCode
 from defenses.none import Undefended
 from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida
@@ -26,7 +27,14 @@ ATTACKS = [
     MagnitudePrune(fractions=(0.5, 0.6), retrain_epochs=1),
     *(FineTune(variant=variant, epochs=3, every=2) for variant in ("FTLL", "FTAL", "RTLL", "RTAL")),
 ]
-DEFENSES = [Undefended(), Uchida(), TriggerSet(), TriggerSet(mode="fine-tune", epochs=2, per_batch=3)]
+DEFENSES = [
+    Undefended(),
+    Uchida(),
+    TriggerSet(),
+    TriggerSet(mode="fine-tune", epochs=2, per_batch=3),
+    ConstantWeightCode(),
+    ConstantWeightCode(mode="fine-tune", epochs=2, every=7),
+]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.label)

@@ -1,0 +1,257 @@
+"""Weights that a key names: where they lie, how they are read, and training that projects them again and again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+import models
+from bench.defense import Defense, KeyKind
+from bench.effort import Effort, of_training
+from bench.errors import Unreadable
+from bench.evidence import Evidence
+from bench.hooks import Hooks
+from bench.key import Key
+from bench.plugin import Access
+from bench.stage import CleanModel, Stage
+from bench.stream import Stream
+from bench.suspect import Suspect
+from bench.task import Task
+from bench.trainer import OwnerTrainer
+
+HEAD = "head"
+Mode = Literal["scratch", "fine-tune"]
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """The layers whose weights, laid end to end, a key counts by position.
+
+    Attributes:
+        shapes: layer name and the shape of its weight, in order.
+    """
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, layers: tuple[str, ...]) -> Carrier:
+        """The named layers; without names the largest linear layer that is not the head, else the last convolution.
+
+        Raises:
+            KeyError: no such layer, or one that is neither convolution nor linear.
+        """
+        names = layers or (_default(model),)
+        return cls(tuple((name, tuple(_named(model, name).weight.shape)) for name in names))
+
+    @classmethod
+    def parse(cls, text: str) -> Carrier:
+        """The inverse of `text`."""
+        return cls(tuple((name, tuple(shape)) for name, shape in json.loads(text)))
+
+    @property
+    def text(self) -> str:
+        """For the key."""
+        return json.dumps(self.shapes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the layers."""
+        return tuple(name for name, _ in self.shapes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many weights each layer has."""
+        return tuple(math.prod(shape) for _, shape in self.shapes)
+
+    def read(self, model: nn.Module) -> Tensor:
+        """A copy of the weights, shape (N,), on the model's device.
+
+        Raises:
+            Unreadable: the model has no such layers, or of other shapes.
+        """
+        return torch.cat([weight.detach().flatten() for weight in self._weights(model)])
+
+    def write(self, model: nn.Module, values: Tensor) -> None:
+        """Set the weights to values of shape (N,); raises as `read`."""
+        parts = values.split(self.sizes)
+        with torch.no_grad():
+            for weight, part in zip(self._weights(model), parts, strict=True):
+                weight.copy_(part.view_as(weight))
+
+    def masks(self, positions: Tensor) -> dict[str, Tensor]:
+        """Parameter name to a bool mask of its shape, True at the positions."""
+        chosen = torch.zeros(sum(self.sizes), dtype=torch.bool)
+        chosen[positions] = True
+        parts = chosen.split(self.sizes)
+        return {f"{name}.weight": part.view(shape) for (name, shape), part in zip(self.shapes, parts, strict=True)}
+
+    def _weights(self, model: nn.Module) -> Iterator[Tensor]:
+        for name, shape in self.shapes:
+            try:
+                weight = _named(model, name).weight
+            except KeyError as error:
+                raise Unreadable(str(error.args[0])) from error
+            if tuple(weight.shape) != shape:
+                raise Unreadable(f"expected weights of shape {shape} in {name!r}, got {tuple(weight.shape)}")
+            yield weight
+
+
+@dataclass(frozen=True)
+class KeyedWeights(Defense):
+    """What schemes share that project weights at secret positions while a model trains.
+
+    Attributes:
+        layers: names of the convolutions and linear layers that carry the mark; empty for the largest linear
+            layer beside the head, or the last convolution where there is none.
+        mode: `scratch` embeds from the initialisation on; `fine-tune` into the clean model.
+        epochs: of the fine-tuning.
+        learning_rate: of the fine-tuning.
+        every: steps between projections; 0 for one after each epoch.
+    """
+
+    family: ClassVar[str] = "weight-watermark"
+    access: ClassVar[Access] = "white-box"
+    key_kind: ClassVar[KeyKind] = "positions"
+
+    layers: tuple[str, ...] = ()
+    mode: Mode = "scratch"
+    epochs: int = 5
+    learning_rate: float = 0.01
+    every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.epochs < 1 or self.learning_rate <= 0:
+            raise ValueError(
+                "expected every >= 0, epochs >= 1 and learning_rate > 0, "
+                f"got {self.every}, {self.epochs} and {self.learning_rate}"
+            )
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"expected each layer once, got {list(self.layers)}")
+
+    @property
+    def places(self) -> int:
+        """How many weights carry the mark."""
+        raise NotImplementedError
+
+    def applies_to(self, task: Task) -> str | None:
+        """Needs the named layers, with as many weights as the mark takes."""
+        try:
+            carrier = Carrier.of(task.skeleton, self.layers)
+        except KeyError as error:
+            return str(error.args[0])
+        room = sum(carrier.sizes)
+        if self.places > room:
+            return f"{self.places} weights are needed, {' and '.join(carrier.names)} has {room}"
+        return None
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The clean model, where it is fine-tuned."""
+        return (CleanModel(),) if self.mode == "fine-tune" else ()
+
+    def effort(self, task: Task) -> Effort:
+        """One training; the projections cost little beside it."""
+        epochs = task.recipe.epochs if self.mode == "scratch" else self.epochs
+        return of_training(task, task.sizes.train, epochs)
+
+    def drawn(self, task: Task, stream: Stream) -> tuple[str, Tensor]:
+        """The carrier as text, and positions in it: distinct, uniform and in uniform order, int64."""
+        carrier = Carrier.of(task.skeleton, self.layers)
+        order = stream.child("positions").numpy().permutation(sum(carrier.sizes))
+        return carrier.text, torch.from_numpy(order[: self.places].copy())
+
+    def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
+        """What `read` finds in the suspect's weights."""
+        return self.read(suspect.module, key)
+
+    def read(self, module: nn.Module, key: Key) -> Evidence:
+        """The evidence in the weights of a model that may be anything."""
+        try:
+            weights = Carrier.parse(key.text("carrier")).read(module).cpu()
+        except Unreadable as error:
+            return Evidence.unreadable(str(error))
+        found = self.evidence(weights[key.tensor("positions")], key, module)
+        told = {n: v for n, v in key.facts.items() if n.startswith("embedding_") and isinstance(v, float)}
+        return replace(found, figures={**found.figures, **told})
+
+    def evidence(self, weights: Tensor, key: Key, module: nn.Module) -> Evidence:
+        """The evidence in the weights at the key's positions, shape (places,), on the CPU."""
+        raise NotImplementedError
+
+    def counted(self, key: Key, module: nn.Module) -> dict[str, Tensor]:
+        """Parameter name to a bool mask of its shape: the weights that the key counts."""
+        del module
+        return Carrier.parse(key.text("carrier")).masks(key.tensor("positions"))
+
+    def started(self, trainer: OwnerTrainer) -> nn.Module:
+        """The model that the mark is embedded in."""
+        return trainer.clean() if self.mode == "fine-tune" else trainer.new_model()
+
+    def trained(
+        self, trainer: OwnerTrainer, model: nn.Module, key: Key, project: Callable[[nn.Module], None]
+    ) -> dict[str, float]:
+        """Train in place; project before, after each epoch or every so many steps, and last.
+
+        Returns:
+            `embedding_change`, what the last projection changed, in the L2 norm over that of the carrier; and how the
+            marked weights differ from the others in the carrier, as whose sample they were drawn: `embedding_ks`, the
+            two-sample Kolmogorov-Smirnov distance, and `embedding_std`, the ratio of the standard deviations.
+        """
+        recipe = trainer.recipe()
+        if self.mode == "fine-tune":
+            recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate)
+        per_epoch = len(trainer.train) // min(recipe.batch_size, len(trainer.train))
+        last = recipe.epochs * per_epoch
+
+        # The last one comes after the training, so that what it changes can be told.
+        def after_step(model: nn.Module, step: int) -> None:
+            if (step + 1) % self.every == 0 and step + 1 < last:
+                project(model)
+
+        def after_epoch(model: nn.Module, epoch: int) -> None:
+            if epoch < recipe.epochs:
+                project(model)
+
+        project(model)
+        hooks = Hooks(after_step=after_step) if self.every else Hooks(after_epoch=after_epoch)
+        trainer.fit(model, trainer.train, recipe, hooks=hooks)
+        carrier = Carrier.parse(key.text("carrier"))
+        before = carrier.read(model)
+        project(model)
+        return _change(before, carrier.read(model), key.tensor("positions"))
+
+
+def _change(before: Tensor, after: Tensor, positions: Tensor) -> dict[str, float]:
+    old, new = before.double().cpu(), after.double().cpu()
+    figures = {"embedding_change": float((new - old).norm() / old.norm())}
+    others = torch.ones(len(new), dtype=torch.bool)
+    others[positions] = False
+    marked, rest = new[positions], new[others]
+    if min(len(marked), len(rest)) > 1:
+        figures["embedding_ks"] = float(stats.ks_2samp(marked.numpy(), rest.numpy(), method="asymp").statistic)
+        figures["embedding_std"] = float(marked.std() / rest.std())
+    return figures
+
+
+def _default(model: nn.Module) -> str:
+    layers: dict[str, nn.Module] = dict(model.named_modules())
+    linear = {n: layer.weight.numel() for n, layer in layers.items() if isinstance(layer, nn.Linear) and n != HEAD}
+    convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
+    if linear:
+        return max(linear, key=lambda name: linear[name])
+    if convolutions:
+        return convolutions[-1]
+    raise KeyError("the model has neither a convolution nor a linear layer beside its head")
+
+
+def _named(model: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
+    found = models.layer(model, name)
+    if not isinstance(found, nn.Conv2d | nn.Linear):
+        raise KeyError(f"layer {name!r} is a {type(found).__name__}, neither a convolution nor linear")
+    return found
