@@ -16,6 +16,8 @@ from torch import Tensor
 
 # Cosines closer than this are equal: a tie, and not a matter of rounding.
 TIE = 1e-6
+# What is left of a row below this share of it is no more than rounding.
+ROUNDING = 1e-5
 # Factors beyond this come from rows of next to nothing, and are left at 1.
 LARGEST = 1e12
 
@@ -62,7 +64,7 @@ class Rows:
         if directions is not None:
             # An orthonormal basis of all combinations; where rows depend on each other it holds others beside them.
             basis = torch.linalg.qr(directions.to(ours).T).Q
-            ours, theirs = ours - (ours @ basis) @ basis.T, theirs - (theirs @ basis) @ basis.T
+            ours, theirs = _without(ours, basis), _without(theirs, basis)
         self._kept = None if mask is None else (~mask).to(ours)
         self._ours = ours if self._kept is None else ours * self._kept
         self._theirs = theirs
@@ -191,6 +193,13 @@ def paired(parts: Sequence[Part], chosen: np.ndarray) -> Products:
 
 def _sum(products: Iterable[Products]) -> Products:
     return Products(*(sum(ones[1:], ones[0]) for ones in zip(*products, strict=True)))
+
+
+def _without(rows: Tensor, basis: Tensor) -> Tensor:
+    rest: Tensor = rows - (rows @ basis) @ basis.T
+    # Of a row that is a combination of the directions only rounding is left.
+    some = torch.linalg.vector_norm(rest, dim=1) > ROUNDING * torch.linalg.vector_norm(rows, dim=1)
+    return rest.masked_fill(~some[:, None], 0.0)
 
 
 def _at(rows: Tensor, places: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ from bench.alignment import Affine, Part, Rows
 from bench.errors import Unreadable
 from bench.stripping import Stripping
 from models.channels import Channels, Layer, Side, channels
-from models.frames import Normalization, gathered, of_gauges
+from models.frames import Normalization, gathered, of_gauges, placed
 from models.tracing import NOTHING
 
 _UNSETTLED = -2
@@ -159,7 +159,7 @@ class Walk:
 
     def _places(self, ours: Side, theirs: Side) -> np.ndarray:
         """Where the suspect has what is to stand at each of the reference's indices."""
-        return theirs.find(np.where(ours.atoms == NOTHING, NOTHING, self._order[ours.atoms]), ours.tags)
+        return placed(theirs, np.where(ours.atoms == NOTHING, NOTHING, self._order[ours.atoms]), ours.tags)
 
     def _read_columns(self, layer: Layer) -> Tensor:
         """The suspect's weight with columns as the reference has them; rows are still the suspect's."""

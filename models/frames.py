@@ -99,9 +99,20 @@ def reframe(model: nn.Module, graph: Channels, order: np.ndarray, factors: np.nd
 
 def moved(side: Side, order: np.ndarray) -> np.ndarray:
     """Where what is to stand at each index stands now; zeros stay."""
-    places = np.arange(len(side))
-    real = side.atoms != NOTHING
-    places[real] = side.find(order[side.atoms[real]], side.tags[real])
+    stays = side.atoms == NOTHING
+    return np.where(stays, np.arange(len(side)), placed(side, np.where(stays, NOTHING, order[side.atoms]), side.tags))
+
+
+def placed(side: Side, atoms: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    """Where these atoms with these tags stand; each in its place where it stands several times, as a frozen one may.
+
+    Returns:
+        Indices, NOTHING for those that do not stand there.
+    """
+    places = side.find(atoms, tags)
+    count = min(len(side), len(atoms))
+    same = (side.atoms[:count] == atoms[:count]) & (side.tags[:count] == tags[:count]) & (atoms[:count] != NOTHING)
+    places[:count] = np.where(same, np.arange(count), places[:count])
     return places
 
 
