@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.canonical import reference_of
 from bench.defense import Protected
 from bench.evidence import Evidence
 from bench.key import Key
@@ -132,7 +133,8 @@ class ThresholdMark(KeyedWeights):
         low, high = (float(threshold) for threshold in project.thresholds(model))
         chosen = project.carrier.read(model)[project.positions.to(trainer.device)].abs()
         exact = int(((chosen == low) | (chosen == high)).sum())
-        return Protected(model, key.complete(t0=low, t1=high, **change, embedding_on_threshold=float(exact)))
+        facts = {"t0": low, "t1": high, **change, "embedding_on_threshold": float(exact)}
+        return Protected(model, key.complete(**facts, **reference_of(model)))
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,9 @@ class ConstantWeightCode(ThresholdMark):
         return self.weight
 
     def capacity(self, task: Task) -> float:
-        """All ones right: one word of C(L, weight)."""
+        """All ones right: one word of C(L, weight); one reading more costs a factor of 2."""
         del task
-        return hypergeometric_tail(self.weight, self.places, self.weight, self.weight)
+        return hypergeometric_tail(self.weight, self.places, self.weight, self.weight) + self.alternatives()
 
     def draw(self, task: Task, stream: Stream) -> Key:
         """The message; positions in uniform order; a second order of them, by which equal magnitudes are ranked."""
@@ -253,9 +255,9 @@ class UncodedThreshold(ThresholdMark):
         return self.bits
 
     def capacity(self, task: Task) -> float:
-        """All bits right: 2 ** -k."""
+        """All bits right: 2 ** -k; one reading more costs a factor of 2."""
         del task
-        return -self.bits * math.log10(2)
+        return self.alternatives() - self.bits * math.log10(2)
 
     def draw(self, task: Task, stream: Stream) -> Key:
         """The message, and a position for each bit."""

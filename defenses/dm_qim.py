@@ -11,6 +11,7 @@ import torch
 from scipy import fft
 from torch import Tensor, nn
 
+from bench.canonical import reference_of
 from bench.defense import Protected
 from bench.evidence import Evidence
 from bench.key import Key
@@ -51,9 +52,9 @@ class DmQim(KeyedWeights):
         return self.bits
 
     def capacity(self, task: Task) -> float:
-        """All bits right: 2 ** -k."""
+        """All bits right: 2 ** -k; one reading more costs a factor of 2."""
         del task
-        return -self.bits * math.log10(2)
+        return self.alternatives() - self.bits * math.log10(2)
 
     def draw(self, task: Task, stream: Stream) -> Key:
         """The message, a position for each bit, and the dither d_0 in units of Delta, uniform in [0, 1)."""
@@ -76,7 +77,7 @@ class DmQim(KeyedWeights):
             carrier.write(model, values)
 
         change = self.trained(trainer, model, key, project)
-        return Protected(model, key.complete(step=step, **change))
+        return Protected(model, key.complete(step=step, **change, **reference_of(model)))
 
     def evidence(self, weights: Tensor, key: Key, module: nn.Module) -> Evidence:
         """Bits by the nearer lattice; binomial with rate 1/2, since the message is uniform."""

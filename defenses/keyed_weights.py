@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 import models
+from bench.canonical import readings
 from bench.defense import Defense, KeyKind
 from bench.effort import Effort, of_training
 from bench.errors import Unreadable
 from bench.evidence import Evidence
 from bench.hooks import Hooks
 from bench.key import Key
+from bench.parameters import judged
 from bench.plugin import Access
 from bench.stage import CleanModel, Stage
 from bench.stream import Stream
@@ -114,6 +117,8 @@ class KeyedWeights(Defense):
         epochs: of the fine-tuning.
         learning_rate: of the fine-tuning.
         every: steps between projections; 0 for one after each epoch.
+        canonical: verify a second time with the order, scale and sign of the suspect's channels undone by the
+            published model's. The weights that the key chooses are left out of comparing channels.
     """
 
     family: ClassVar[str] = "weight-watermark"
@@ -125,6 +130,7 @@ class KeyedWeights(Defense):
     epochs: int = 5
     learning_rate: float = 0.01
     every: int = 0
+    canonical: bool = judged(False)
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.epochs < 1 or self.learning_rate <= 0:
@@ -168,7 +174,8 @@ class KeyedWeights(Defense):
 
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
         """What `read` finds in the suspect's weights."""
-        return self.read(suspect.module, key)
+        read = functools.partial(self.read, key=key)
+        return readings(suspect, key, trainer, read, self.counted(key), canonical=self.canonical)
 
     def read(self, module: nn.Module, key: Key) -> Evidence:
         """The evidence in the weights of a model that may be anything."""
@@ -184,10 +191,13 @@ class KeyedWeights(Defense):
         """The evidence in the weights at the key's positions, shape (places,), on the CPU."""
         raise NotImplementedError
 
-    def counted(self, key: Key, module: nn.Module) -> dict[str, Tensor]:
+    def counted(self, key: Key) -> dict[str, Tensor]:
         """Parameter name to a bool mask of its shape: the weights that the key counts."""
-        del module
         return Carrier.parse(key.text("carrier")).masks(key.tensor("positions"))
+
+    def alternatives(self) -> float:
+        """log10 of the number of readings, by which the smallest p is multiplied."""
+        return math.log10(2) if self.canonical else 0.0
 
     def started(self, trainer: OwnerTrainer) -> nn.Module:
         """The model that the mark is embedded in."""

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
+from bench.canonical import readings, reference_of
 from bench.defense import Defense, KeyKind, Protected
 from bench.effort import Effort, of_training
 from bench.evidence import Evidence
 from bench.hooks import Hooks
 from bench.key import Key
+from bench.parameters import judged
 from bench.plugin import Access
 from bench.statistics import binomial_tail
 from bench.stream import Stream
@@ -34,6 +36,8 @@ class Uchida(Defense):
             difference of two weights.
         layer: name of the convolution; empty for the last one.
         strength: weight of the summed cross-entropy between sigmoid(X w) and the message (eq. 3 and 5).
+        canonical: verify a second time with the order, scale and sign of the suspect's channels undone by the
+            published model's. All that X reads of a filter is left out of comparing filters.
     """
 
     name: ClassVar[str] = "uchida"
@@ -48,6 +52,7 @@ class Uchida(Defense):
     projection: Literal["random", "direct", "diff"] = "random"
     layer: str = ""
     strength: float = 0.01
+    canonical: bool = judged(False)
 
     def __post_init__(self) -> None:
         if self.bits < 1 or self.strength <= 0:
@@ -64,9 +69,9 @@ class Uchida(Defense):
         return None if needed <= room else f"{needed} weights are needed, the mean filter has {room}"
 
     def capacity(self, task: Task) -> float:
-        """All bits right: 2 ** -T."""
+        """All bits right: 2 ** -T; one reading more costs a factor of 2."""
         del task
-        return -self.bits * math.log10(2)
+        return (int(self.canonical) - self.bits) * math.log10(2)
 
     def effort(self, task: Task) -> Effort:
         """One training; the loss term costs little beside it."""
@@ -89,7 +94,7 @@ class Uchida(Defense):
         return Key({"message": stream.child("message").bits(self.bits), "projection": projection, "layer": layer})
 
     def protect(self, trainer: OwnerTrainer, key: Key) -> Protected:
-        """Train from scratch with the embedding loss on the current weights."""
+        """Train from scratch with the embedding loss on the current weights; the owner keeps what is published."""
         projection = key.tensor("projection").to(trainer.device)
         message = key.tensor("message").float().to(trainer.device)
         layer = key.text("layer")
@@ -99,23 +104,27 @@ class Uchida(Defense):
             return self.strength * F.binary_cross_entropy_with_logits(logits, message, reduction="sum")
 
         model = trainer.fit(trainer.new_model(), trainer.train, hooks=Hooks(loss_term=embedding))
-        return Protected(model, key)
+        return Protected(model, key.complete(**reference_of(model)))
 
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
         """Bits that agree with the message; binomial with rate 1/2, since the message is uniform."""
-        del trainer
-        projection, message = key.tensor("projection"), key.tensor("message")
-        try:
-            carrier = _convolution(suspect.module, key.text("layer"))
-        except KeyError as error:
-            return Evidence.unreadable(str(error.args[0]))
-        weights = mean_filter(carrier).detach().cpu()
-        if len(weights) != projection.shape[1]:
-            return Evidence.unreadable(f"expected {projection.shape[1]} weights in the mean filter, got {len(weights)}")
-        read = (projection @ weights >= 0).long()
-        right = int((read == message).sum())
-        error_rate = 1.0 - right / len(message)
-        return Evidence(right, binomial_tail(right, len(message), 0.5), {"bit_error": error_rate})
+        counted = {f"{key.text('layer')}.weight": key.tensor("projection")}
+        return readings(suspect, key, trainer, lambda model: _read(model, key), counted, canonical=self.canonical)
+
+
+def _read(model: nn.Module, key: Key) -> Evidence:
+    projection, message = key.tensor("projection"), key.tensor("message")
+    try:
+        carrier = _convolution(model, key.text("layer"))
+    except KeyError as error:
+        return Evidence.unreadable(str(error.args[0]))
+    weights = mean_filter(carrier).detach().cpu()
+    if len(weights) != projection.shape[1]:
+        return Evidence.unreadable(f"expected {projection.shape[1]} weights in the mean filter, got {len(weights)}")
+    read = (projection @ weights >= 0).long()
+    right = int((read == message).sum())
+    error_rate = 1.0 - right / len(message)
+    return Evidence(right, binomial_tail(right, len(message), 0.5), {"bit_error": error_rate})
 
 
 def mean_filter(convolution: nn.Conv2d) -> Tensor:

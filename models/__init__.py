@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from models.architecture import build, describe, layer, module_of, names, rebuild, skeleton
+from models.architecture import build, describe, holding, layer, module_of, names, outline, rebuild, skeleton
 
-__all__ = ["build", "describe", "layer", "module_of", "names", "rebuild", "skeleton"]
+__all__ = ["build", "describe", "holding", "layer", "module_of", "names", "outline", "rebuild", "skeleton"]

@@ -7,6 +7,7 @@ whose channels were cut, padded or whose normalization was merged is stored and 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -97,8 +98,18 @@ def describe(model: nn.Module) -> dict[str, Any]:
     if not isinstance(base, Mapping):
         raise ValueError(f"expected a model made by models.build, got {type(model).__name__} without architecture")
     layers: dict[str, Any] = {}
-    _compare(model, skeleton(base["name"], base["classes"], tuple(base["shape"])), "", layers)
+    _compare(model, _base(base["name"], base["classes"], tuple(base["shape"])), "", layers)
     return {**base, "layers": layers} if layers else dict(base)
+
+
+def outline(description: Mapping[str, Any]) -> nn.Module:
+    """The model of a description without storage (on the meta device)."""
+    model = skeleton(description["name"], description["classes"], tuple(description["shape"]))
+    with torch.device("meta"):
+        for name, spec in description.get("layers", {}).items():
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, _from_spec(spec))
+    return model
 
 
 def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
@@ -107,15 +118,46 @@ def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.M
     Raises:
         RuntimeError: the weights do not fit the description.
     """
-    model = skeleton(description["name"], description["classes"], tuple(description["shape"]))
-    with torch.device("meta"):
-        for name, spec in description.get("layers", {}).items():
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _from_spec(spec))
+    model = outline(description)
     model.to_empty(device="cpu")
     model.load_state_dict(dict(state), strict=True)
     # As a published model is used; training sets its own mode.
     return model.eval()
+
+
+@functools.lru_cache(maxsize=32)
+def _base(name: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    """A skeleton to compare with, which nobody changes: building one takes longer than comparing."""
+    return skeleton(name, classes, shape)
+
+
+def holding(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """A model of the same structure around these tensors, in evaluation mode; no tensor is copied.
+
+    Args:
+        model: may be on the meta device; shares nothing with the result that could be changed.
+        state: all of its parameters and persistent buffers by name.
+    """
+    return _around(model, state, "", {})
+
+
+def _around(module: nn.Module, state: Mapping[str, Tensor], prefix: str, known: dict[int, nn.Module]) -> nn.Module:
+    # Not copy.deepcopy, which takes several milliseconds: white-box verification makes such models by the thousand.
+    if id(module) in known:
+        return known[id(module)]
+    made = known[id(module)] = module.__new__(type(module))
+    made.__dict__ = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(module).items()}
+    made.training = False
+    for name, old in module._parameters.items():
+        if old is not None:
+            made._parameters[name] = nn.Parameter(state[prefix + name].detach())
+    for name in module._buffers:
+        if prefix + name in state:
+            made._buffers[name] = state[prefix + name]
+    for name, child in module._modules.items():
+        if child is not None:
+            made._modules[name] = _around(child, state, f"{prefix}{name}.", known)
+    return made
 
 
 def _compare(model: nn.Module, base: nn.Module, prefix: str, layers: dict[str, Any]) -> None:

@@ -89,7 +89,7 @@ class TestProjection:
         # The distance to either set, weight by weight.
         torch.testing.assert_close((new - old)[ones].abs(), (high - old[ones].abs()).clamp_min(0))
         torch.testing.assert_close((new - old)[zeros].abs(), (old[zeros].abs() - low).clamp_min(0))
-        mask = defense.counted(key, model)
+        mask = defense.counted(key)
         for name, value in model.state_dict().items():
             same = value == before.state_dict()[name]
             assert (same | mask[name]).all() if name in mask else same.all()
@@ -306,7 +306,7 @@ class TestEvidence:
         assert defense.read(model, key).figures["bit_error"] == 0
         for seed in range(20):
             renewed, chance = copy.deepcopy(model), torch.Generator().manual_seed(seed)
-            for name, mask in defense.counted(key, model).items():
+            for name, mask in defense.counted(key).items():
                 weight = renewed.get_parameter(name).data
                 rest = weight[~mask]
                 weight[mask] = rest[torch.randint(len(rest), (int(mask.sum()),), generator=chance)]
@@ -367,7 +367,7 @@ class TestWhere:
     def test_positions_run_over_all_layers_and_masks_find_them_again(self, task):
         defense = ConstantWeightCode(layers=("conv5", "hidden"), length=2000)
         key, model = defense.draw(task, KEY), net("vgg8").to(memory_format=torch.channels_last)
-        carrier, masks = Carrier.parse(key.text("carrier")), defense.counted(key, model)
+        carrier, masks = Carrier.parse(key.text("carrier")), defense.counted(key)
         assert {name: tuple(mask.shape) for name, mask in masks.items()} == {
             "conv5.weight": (64, 64, 3, 3), "hidden.weight": (128, 256)
         }  # fmt: skip

@@ -15,6 +15,7 @@ from attacks.distill import Distill
 from attacks.fine_tune import FineTune
 from attacks.magnitude_prune import MagnitudePrune
 from attacks.overwrite import Overwrite
+from attacks.reparametrise import Reparametrise
 from attacks.scratch import Scratch
 from bench import contract
 from bench.contract import attacks, defenses, forgeries, memory, secrecy
@@ -44,6 +45,7 @@ def every_defense():
     yield Uchida(projection="direct", strength=0.1)
     yield Uchida(projection="diff", bits=32, strength=0.1)
     yield ConstantWeightCode(length=5000, layers=("conv6", "hidden"), pool="layer", mode="fine-tune", epochs=2, every=5)
+    yield Uchida(canonical=True)
 
 
 def every_attack():
@@ -53,6 +55,7 @@ def every_attack():
     for variant in ("FTLL", "RTLL", "RTAL"):
         yield FineTune(variant=variant, epochs=2)
     yield MagnitudePrune(fractions=(0.5,), scope="layer", retrain_epochs=1)
+    yield Reparametrise(moves=("rescale", "sign-flip"), spread=2.0)
     yield misbehaving.FreeMessage()
     yield misbehaving.Insider()
 

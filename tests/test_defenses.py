@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import reframed
 from PIL import Image
 from scipy import stats
 
@@ -93,6 +94,21 @@ class TestUchida:
         assert evidence.statistic == right
         assert evidence.figures["bit_error"] == pytest.approx(1 - right / 16)
         assert evidence.log10_p == pytest.approx(math.log10(stats.binom.sf(right - 1, 16, 0.5)))
+
+    @pytest.mark.parametrize("projection", ["random", "direct", "diff"])
+    def test_free_moves_hide_the_mark_from_the_raw_reading_alone(self, task, protected, projection):
+        made, trainer = protected(Uchida(projection=projection, strength=0.1))
+        raw, canonical = Uchida(projection=projection), Uchida(projection=projection, canonical=True)
+        moved = Suspect.of(reframed(made.model, 1))
+        assert raw.verify(moved, made.key, trainer).log10_p > -3
+        before, behind = (
+            raw.verify(Suspect.of(made.model), made.key, trainer),
+            canonical.verify(moved, made.key, trainer),
+        )
+        assert before.log10_p < -10
+        assert behind.figures["bit_error"] == before.figures["bit_error"]
+        assert behind.log10_p == pytest.approx(before.log10_p + math.log10(2))
+        assert canonical.capacity(task) == pytest.approx(raw.capacity(task) + math.log10(2))
 
     def test_the_layer_is_named_and_checked(self, task):
         assert Uchida().draw(task, KEY).text("layer") == "conv6"

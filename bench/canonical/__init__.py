@@ -1,0 +1,99 @@
+"""The canonical form of a suspect: the owner's reference decides the order, the scale and the sign of every channel.
+
+Moves that keep a model's function (`models.channels`) hide a white-box mark at no cost; this undoes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+import models
+from bench.canonical.walk import Walk
+from bench.errors import Unreadable
+from bench.evidence import Evidence, any_of
+from bench.key import Key
+from bench.suspect import Suspect
+from bench.task import Task
+from bench.trainer import OwnerTrainer
+
+_PREFIX = "reference."
+
+
+def canonicalise(suspect: nn.Module, reference: nn.Module, counted: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the suspect in the reference's architecture, order, scales and signs.
+
+    The function stays, unless the suspect has more channels than the reference that do something: those that fit
+    least are left out. Where it has fewer, zeros stand in their places; where its normalization was merged, the
+    reference's statistics give it one again. Scales are undone by the ratio of norms, signs by correlation.
+
+    Args:
+        suspect: stays as it is.
+        reference: a model of the owner.
+        counted: what the key counts, which is neither compared nor measured. Parameter name to a bool mask of its
+            shape, or to float directions (T, D) over a layer's flattened fan-in, all of whose combinations are
+            taken out of every row. Where a normalization's gain or variance is counted, the positive scales behind
+            it stay as they are.
+
+    Returns:
+        A model on the CPU in evaluation mode.
+
+    Raises:
+        Unreadable: the suspect has another graph than the reference, or takes other inputs.
+    """
+    return models.holding(reference, Walk(suspect, reference, counted).run())
+
+
+def reference_of(model: nn.Module) -> dict[str, Tensor]:
+    """What a key has to keep of the published model, for `Key.complete`."""
+    return {f"{_PREFIX}{name}": value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def readings(
+    suspect: Suspect,
+    key: Key,
+    trainer: OwnerTrainer,
+    read: Callable[[nn.Module], Evidence],
+    counted: Mapping[str, Tensor],
+    *,
+    canonical: bool,
+) -> Evidence:
+    """What a white-box defense reads in a suspect as it is, and, if asked, in its canonical form as well.
+
+    Args:
+        suspect: of white-box access.
+        key: with what `reference_of` gave.
+        trainer: for the task, whose architecture the reference has.
+        read: evidence of one model; may raise Unreadable.
+        counted: as for `canonicalise`.
+        canonical: whether both readings are taken; then the smaller p counts twice.
+    """
+    raw = _read(read, suspect.module)
+    if not canonical:
+        return raw
+    try:
+        aligned = canonicalise(suspect.module, _stored_reference(key, trainer.task), counted)
+    except Unreadable as error:
+        other = Evidence.unreadable(str(error))
+    else:
+        device = next((parameter.device for parameter in suspect.module.parameters()), torch.device("cpu"))
+        other = _read(read, aligned.to(device))
+    return any_of({"raw": raw, "canonical": other})
+
+
+def _read(read: Callable[[nn.Module], Evidence], model: nn.Module) -> Evidence:
+    try:
+        return read(model)
+    except Unreadable as error:
+        return Evidence.unreadable(str(error))
+
+
+def _stored_reference(key: Key, task: Task) -> nn.Module:
+    stored = {name.removeprefix(_PREFIX): value for name, value in key.facts.items() if name.startswith(_PREFIX)}
+    state = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+    expected = task.skeleton.state_dict()
+    if {name: value.shape for name, value in state.items()} != {n: v.shape for n, v in expected.items()}:
+        raise Unreadable(f"the key has no reference of the task's model {task.model}")
+    return models.holding(task.skeleton, state)
