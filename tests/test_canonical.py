@@ -12,8 +12,7 @@ from nets import KINDS, MOVES, apart, difference, lived_in, merged, noisy, put, 
 from torch import nn
 
 import models
-from bench import alignment
-from bench.canonical import canonicalise, readings, reference_of
+from bench.canonical import alignment, canonicalise, readings, reference_of
 from bench.errors import Unreadable
 from bench.evidence import Evidence
 from bench.key import Key

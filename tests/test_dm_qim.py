@@ -63,7 +63,7 @@ def test_each_projection_acts_on_the_current_weights_and_moves_nothing_else(defe
     key, seen = defense.draw(task, KEY), []
 
     def fit(model, data, recipe, *, hooks):
-        mask = defense.counted(key, model)["hidden.weight"]
+        mask = defense.counted(key)["hidden.weight"]
         assert int(mask.sum()) == 128
         for scale in (1.0, 2.0):
             torch.nn.init.normal_(model.hidden.weight, std=scale)
@@ -102,7 +102,7 @@ def test_the_mark_is_read_from_the_protected_model(defense, protected, task):
 @BOTH
 def test_marked_weights_drawn_anew_give_no_claim(defense, protected):
     model, key = protected(defense)
-    mask = defense.counted(key, model)["hidden.weight"]
+    mask = defense.counted(key)["hidden.weight"]
     for seed in range(20):
         renewed, chance = copy.deepcopy(model), torch.Generator().manual_seed(seed)
         weight = renewed.hidden.weight.data
