@@ -90,6 +90,20 @@ def owner(task, parts) -> OwnerTrainer:
     return OwnerTrainer(task, parts.train, parts.heldout, Stream.root(0).child("owner"))
 
 
+@pytest.fixture(scope="module")
+def protected(task, parts):
+    """A protected model and its key for each scheme that is asked for, made once."""
+    made = {}
+
+    def get(defense):
+        if defense.label not in made:
+            trainer = OwnerTrainer(task, parts.train, parts.heldout, Stream.root(0).child("owner"))
+            made[defense.label] = defense.protect(trainer, defense.draw(task, Stream(("key",))))[:2]
+        return made[defense.label]
+
+    return get
+
+
 @pytest.fixture
 def attacker_for(task, parts):
     """Makes an attacker's trainer for an attack and a target."""

@@ -55,22 +55,6 @@ def pruned(model, drop, scope, size):
     return cut
 
 
-@pytest.fixture(scope="module")
-def protected(task, parts):
-    """A protected model and its key of each scheme, made once."""
-    from bench.trainer import OwnerTrainer
-
-    made = {}
-
-    def get(defense):
-        if defense.label not in made:
-            trainer = OwnerTrainer(task, parts.train, parts.heldout, Stream.root(0).child("owner"))
-            made[defense.label] = defense.protect(trainer, defense.draw(task, KEY))[:2]
-        return made[defense.label]
-
-    return get
-
-
 class TestProjection:
     @given(rate=st.floats(0.3, 0.99), margin=st.floats(0.05, 0.95), pool=st.sampled_from(["layer", "global"]),
            name=st.sampled_from(["vgg8", "resnet8"]), seed=st.integers(0, 5))  # fmt: skip

@@ -24,21 +24,6 @@ def model():
     return models.build("vgg8", 10, (1, 8, 8))
 
 
-@pytest.fixture(scope="module")
-def protected(task, parts):
-    from bench.trainer import OwnerTrainer
-
-    made = {}
-
-    def get(defense):
-        if defense.label not in made:
-            trainer = OwnerTrainer(task, parts.train, parts.heldout, Stream.root(0).child("owner"))
-            made[defense.label] = defense.protect(trainer, defense.draw(task, KEY))[:2]
-        return made[defense.label]
-
-    return get
-
-
 BOTH = pytest.mark.parametrize("defense", [DmQim(), DmQim(transform="none")], ids=lambda d: d.label)
 
 
