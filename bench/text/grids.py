@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,9 +12,9 @@ from bench.text.layout import Grid, shorten
 Row = Mapping[str, Any]
 
 _CLASSES = {
-    "price_in_place": "in-place",
-    "price_reparametrisation": "reparam.",
-    "price_extraction": "extract.",
+    "price_in_place": "in\nplace",
+    "price_reparametrisation": "repar.",
+    "price_extraction": "extr.",
 }
 _SECTIONS: list[tuple[str, Callable[[Row], bool]]] = [
     ("In place: the model's weights are changed", lambda row: _headline(row, "in-place")),
@@ -51,7 +52,7 @@ def board_grid(board: list[Row]) -> Grid:
     """
     classes = [column for column in _CLASSES if any(row[f"{column}_censored"] is not None for row in board)]
     prices = [f"price\n{_CLASSES[column]}" for column in classes]
-    headers = ["defense", "box", "claim", "cost", "kept", *prices, "cheapest removal", "forged", "false"]
+    headers = ["defense", "box", "claim", "cost", "kept", *prices, "cheapest\nremoval", "forged", "false"]
     grid = Grid(headers, labels=(0, 1, 5 + len(classes)))
     for row in board:
         grid.rows.append(
@@ -187,12 +188,17 @@ def _cheapest(row: Row) -> str:
 
 
 def _headers(labels: list[str], width: int | None) -> list[str]:
-    """Each label on two lines, the parameters below the name; different labels stay different."""
+    """Each label on lines of its own, the parameters below the name; different labels stay different."""
     split = [label.partition("[") for label in labels]
     names, params = [name for name, _, _ in split], [bracket + rest for _, bracket, rest in split]
     if width is not None:
-        names, params = shorten(names, width), shorten(params, width)
+        names, params = [_broken(name, width) for name in names], shorten(params, width)
     return [f"{name}\n{inside}" if inside else name for name, inside in zip(names, params, strict=True)]
+
+
+def _broken(name: str, width: int) -> str:
+    """A name on as many lines as it takes, broken at hyphens."""
+    return "\n".join(shorten(textwrap.wrap(name, width, break_long_words=False), width))
 
 
 def _blocks(wide: Mapping[Any, int], width: int | None) -> list[list[Any]]:

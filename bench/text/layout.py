@@ -72,6 +72,9 @@ def to_text(grid: Grid, width: int) -> str:
         widths[max(wide, key=lambda place: widths[place])] -= 1
         spare += 1
     columns = [[row[place] for row in cells] for place in range(len(widths))]
+    folded = [_folded(label, widths[0]) for label in columns[0]] if 0 in grid.labels else []
+    below = shorten([inside for _, inside in folded], widths[0])
+    columns[0] = [label for label, _ in folded] or columns[0]
     for place in grid.labels:
         columns[place] = shorten(columns[place], widths[place])
     height = max(map(len, heads))
@@ -80,10 +83,21 @@ def to_text(grid: Grid, width: int) -> str:
         top[place] = [_cut(line, widths[place]) for line in top[place]]
     lines = [_line([head[level] for head in top], widths, grid.labels, gap) for level in range(height)]
     lines.append("─" * (sum(widths) + gap * (len(widths) - 1)))
-    body = iter(zip(*columns, strict=True))
+    body, second = iter(zip(*columns, strict=True)), iter(below or [""] * len(cells))
     for row in grid.rows:
         lines.append(row if isinstance(row, str) else _line(next(body), widths, grid.labels, gap))
+        if not isinstance(row, str) and (inside := next(second)):
+            lines.append(inside)
     return "\n".join(lines)
+
+
+def _folded(label: str, width: int) -> tuple[str, str]:
+    """A label, and what stands below it: its parameters, where they do not fit beside the name."""
+    name, bracket, inside = label.partition("[")
+    if len(label) <= width or not bracket or len(name) > width:
+        return label, ""
+    indent = " " * (len(label) - len(label.lstrip()) + 2)
+    return name, f"{indent}{bracket}{inside}"
 
 
 def _line(texts: Sequence[str], widths: Sequence[int], left: Sequence[int], gap: int) -> str:
