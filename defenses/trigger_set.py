@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import models
 from bench import images
+from bench.canonical import REFERENCE, canonical_form, reference_of
 from bench.defense import Defense, KeyKind, Protected
 from bench.effort import Effort, of_training
 from bench.errors import Unreadable
@@ -43,6 +44,8 @@ class TriggerSet(Defense):
         images: folder or Parquet of trigger images; empty for noise drawn from the key.
         old_head: verify a second time with the owner's own classifier on the suspect's body, for suspects
             whose last layer was replaced; this needs the model itself.
+        canonical: with `old_head`, verify a third time with that classifier on the suspect's body in the order,
+            scale and sign of channels of the published model, where the classifier finds its inputs.
     """
 
     name: ClassVar[str] = "trigger-set"
@@ -60,8 +63,11 @@ class TriggerSet(Defense):
     learning_rate: float = 0.02
     images: str = ""
     old_head: bool = judged(False)
+    canonical: bool = judged(False)
 
     def __post_init__(self) -> None:
+        if self.canonical and not self.old_head:
+            raise ValueError("expected old_head with canonical, got canonical alone: answers have no order of channels")
         if not 1 <= self.per_batch <= self.triggers:
             raise ValueError(f"expected 1 <= per_batch <= triggers, got {self.per_batch} and {self.triggers}")
 
@@ -80,8 +86,8 @@ class TriggerSet(Defense):
         return (CleanModel(),) if self.mode == "fine-tune" else ()
 
     def capacity(self, task: Task) -> float:
-        """All labels right: K ** -T; one reading more costs a factor of 2."""
-        return -self.triggers * math.log10(task.classes) + (math.log10(2) if self.old_head else 0.0)
+        """All labels right: K ** -T, times the number of readings."""
+        return math.log10(1 + self.old_head + self.canonical) - self.triggers * math.log10(task.classes)
 
     def effort(self, task: Task) -> Effort:
         """Training with triggers in each batch."""
@@ -102,7 +108,7 @@ class TriggerSet(Defense):
         return Key({"inputs": inputs, "labels": torch.from_numpy(labels)})
 
     def protect(self, trainer: OwnerTrainer, key: Key) -> Protected:
-        """Train with triggers appended to each batch; the owner keeps its head for later."""
+        """Train with triggers appended to each batch; the owner keeps the model for later, its head above all."""
         inputs, labels = (key.tensor(name).to(trainer.device) for name in ("inputs", "labels"))
 
         def triggers(step: int) -> tuple[Tensor, Tensor]:
@@ -115,22 +121,25 @@ class TriggerSet(Defense):
             recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate)
             model = trainer.clean()
         trainer.fit(model, trainer.train, recipe, hooks=Hooks(extra_inputs=triggers))
-        head = models.layer(model, HEAD).state_dict()
-        owned = {f"head.{name}": value.detach().cpu().clone() for name, value in head.items()}
-        return Protected(model, key.complete(**owned))
+        return Protected(model, key.complete(**reference_of(model)))
 
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
         """Triggers that get their label; binomial with rate 1/K, since labels are uniform over all K classes."""
-        answers = self._read(suspect, key, trainer)
-        if not self.old_head:
-            return answers
+        readings = {"answers": self._read(suspect, key, trainer)}
+        if self.old_head:
+            readings["old_head"] = self._read_with_head(suspect, key, trainer, aligned=False)
+        if self.canonical:
+            readings["canonical"] = self._read_with_head(suspect, key, trainer, aligned=True)
+        return any_of(readings) if len(readings) > 1 else readings["answers"]
+
+    def _read_with_head(self, suspect: Suspect, key: Key, trainer: OwnerTrainer, *, aligned: bool) -> Evidence:
         try:
-            rebuilt = _with_head(suspect, key)
+            # Labels are counted and no weight is.
+            body = canonical_form(suspect.module, key, trainer.task, {}) if aligned else suspect.module
+            rebuilt = _with_head(body, key)
         except (KeyError, Unreadable) as error:
-            old = Evidence.unreadable(f"the owner's head does not fit: {error}")
-        else:
-            old = self._read(rebuilt, key, trainer)
-        return any_of({"answers": answers, "old_head": old})
+            return Evidence.unreadable(f"the owner's head does not fit: {error}")
+        return self._read(rebuilt, key, trainer)
 
     def _read(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
         inputs, labels = key.tensor("inputs").to(trainer.device), key.tensor("labels")
@@ -143,16 +152,17 @@ class TriggerSet(Defense):
         return Evidence(right, binomial_tail(right, len(labels), 1.0 / trainer.task.classes), figures)
 
 
-def _with_head(suspect: Suspect, key: Key) -> Suspect:
-    body = copy.deepcopy(suspect.module)
+def _with_head(module: nn.Module, key: Key) -> Suspect:
+    body = copy.deepcopy(module)
     head = models.layer(body, HEAD)
-    state = {name.removeprefix("head."): value for name, value in key.facts.items() if name.startswith("head.")}
+    weight = key.tensor(f"{REFERENCE}{HEAD}.weight")
+    bias = key.facts.get(f"{REFERENCE}{HEAD}.bias")
     # By shape and not in place: the suspect's head may have been for another number of classes.
-    classes, width = key.tensor("head.weight").shape
+    classes, width = weight.shape
     if getattr(head, "in_features", None) != width:
         raise KeyError(f"expected a head of {width} inputs, got {getattr(head, 'in_features', type(head).__name__)}")
-    owned = torch.nn.Linear(width, classes, bias="bias" in state)
-    owned.load_state_dict(state)  # type: ignore[arg-type]
+    owned = nn.Linear(width, classes, bias=bias is not None)
+    owned.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
     parent, _, child = HEAD.rpartition(".")
     setattr(body.get_submodule(parent), child, owned.to(next(body.parameters()).device))
     return Suspect.of(body)

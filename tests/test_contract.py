@@ -41,10 +41,12 @@ def every_defense():
     for _, cls in sorted(discover().defense.items()):
         yield cls()
     yield TriggerSet(mode="fine-tune", epochs=3)
-    yield TriggerSet(old_head=True)
+    yield TriggerSet(old_head=True, canonical=True)
     yield Uchida(projection="direct", strength=0.1)
     yield Uchida(projection="diff", bits=32, strength=0.1)
-    yield ConstantWeightCode(length=5000, layers=("conv6", "hidden"), pool="layer", mode="fine-tune", epochs=2, every=5)
+    yield ConstantWeightCode(
+        length=5000, layers=("conv6", "hidden"), pool="layer", mode="fine-tune", epochs=2, every=5, canonical=True
+    )
     yield Uchida(canonical=True)
 
 

@@ -157,6 +157,18 @@ class TestTriggerSet:
         assert evidence.log10_p == pytest.approx(evidence.figures["log10_p.old_head"] + math.log10(2))
         assert TriggerSet().verify(Suspect.of(other), key, trainer).log10_p > -4
 
+    def test_a_new_head_on_reordered_channels_needs_the_canonical_form(self, protected):
+        (model, key, _), trainer = protected(TriggerSet())
+        other = reframed(model, 1)
+        other.head = torch.nn.Linear(128, 5)
+        old = TriggerSet(old_head=True).verify(Suspect.of(other), key, trainer)
+        assert old.log10_p > -4
+        found = TriggerSet(old_head=True, canonical=True).verify(Suspect.of(other), key, trainer)
+        assert found.figures["log10_p.canonical"] < -10
+        assert found.log10_p == pytest.approx(found.figures["log10_p.canonical"] + math.log10(3))
+        with pytest.raises(ValueError, match="expected old_head"):
+            TriggerSet(canonical=True)
+
     def test_only_verify_reads_the_old_head(self):
         from bench import parameters
 

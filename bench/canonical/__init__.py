@@ -19,7 +19,8 @@ from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
 
-_PREFIX = "reference."
+# Before the names of its state in a key.
+REFERENCE = "reference."
 
 
 def canonicalise(suspect: nn.Module, reference: nn.Module, counted: Mapping[str, Tensor]) -> nn.Module:
@@ -48,7 +49,7 @@ def canonicalise(suspect: nn.Module, reference: nn.Module, counted: Mapping[str,
 
 def reference_of(model: nn.Module) -> dict[str, Tensor]:
     """What a key has to keep of the published model, for `Key.complete`."""
-    return {f"{_PREFIX}{name}": value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    return {f"{REFERENCE}{name}": value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def readings(
@@ -73,14 +74,14 @@ def readings(
     raw = _read(read, suspect.module)
     if not canonical:
         return raw
-    try:
-        aligned = canonicalise(suspect.module, _stored_reference(key, trainer.task), counted)
-    except Unreadable as error:
-        other = Evidence.unreadable(str(error))
-    else:
-        device = next((parameter.device for parameter in suspect.module.parameters()), torch.device("cpu"))
-        other = _read(read, aligned.to(device))
+    other = _read(lambda model: read(canonical_form(model, key, trainer.task, counted)), suspect.module)
     return any_of({"raw": raw, "canonical": other})
+
+
+def canonical_form(suspect: nn.Module, key: Key, task: Task, counted: Mapping[str, Tensor]) -> nn.Module:
+    """The suspect aligned to the reference in the key, on the suspect's device; see `canonicalise`."""
+    device = next((parameter.device for parameter in suspect.parameters()), torch.device("cpu"))
+    return canonicalise(suspect, _stored_reference(key, task), counted).to(device)
 
 
 def _read(read: Callable[[nn.Module], Evidence], model: nn.Module) -> Evidence:
@@ -91,7 +92,7 @@ def _read(read: Callable[[nn.Module], Evidence], model: nn.Module) -> Evidence:
 
 
 def _stored_reference(key: Key, task: Task) -> nn.Module:
-    stored = {name.removeprefix(_PREFIX): value for name, value in key.facts.items() if name.startswith(_PREFIX)}
+    stored = {name.removeprefix(REFERENCE): value for name, value in key.facts.items() if name.startswith(REFERENCE)}
     state = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
     expected = task.skeleton.state_dict()
     if {name: value.shape for name, value in state.items()} != {n: v.shape for n, v in expected.items()}:
