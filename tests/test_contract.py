@@ -41,7 +41,7 @@ def every_defense():
     for _, cls in sorted(discover().defense.items()):
         yield cls()
     yield TriggerSet(mode="fine-tune", epochs=3)
-    yield TriggerSet(old_head=True, canonical=True)
+    yield TriggerSet(old_head=True)
     yield Uchida(projection="direct", strength=0.1)
     yield Uchida(projection="diff", bits=32, strength=0.1)
     yield ConstantWeightCode(
