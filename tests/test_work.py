@@ -201,7 +201,7 @@ def test_keys_stay_where_they_were_drawn(plan, done):
 
 def shrunk(chosen):
     """The suite on a few inputs for one epoch."""
-    few = {"train": 80, "heldout": 40, "attacker": 50, "labelled": 50, "test": 40}
+    few = {"train": 100, "heldout": 100, "attacker": 100, "labelled": 60, "test": 100}
     tasks = []
     for task in chosen.tasks:
         sizes = dataclasses.replace(task.sizes, **{n: min(k, getattr(task.sizes, n)) for n, k in few.items()})
