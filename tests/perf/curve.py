@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-SCOPES = ("layer", "global")
+SCOPES = {"layer": "pruned layer by layer", "global": "pruned globally"}
 
 
 def pruned(folder: Path) -> pd.DataFrame:
@@ -47,14 +47,14 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
     mpl.rcParams["svg.hashsalt"] = "ownbench"
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
-    for panel, scope in zip(panels, SCOPES, strict=True):
+    for panel, (scope, title) in zip(panels, SCOPES.items(), strict=True):
         for (rate, found), mark in zip(table[table.scope == scope].groupby("rate"), "os^", strict=True):
             panel.plot(1 - found.fraction, found.wrong_positions, marker=mark, label=f"R* = {rate:g}")
             panel.axvline(1 - rate, color="0.7", linewidth=0.8, linestyle="--")
-        panel.set(xscale="log", xlabel="share of weights left", title=f"pruned by {scope}")
+        panel.set(xscale="log", xlabel="share of weights left", title=title)
         panel.invert_xaxis()
     panels[0].set_ylabel("wrong positions of the word")
-    panels[0].legend()
+    panels[0].legend(loc="upper left")
     figure.savefig(path, metadata={"Date": None})
 
 
