@@ -27,11 +27,13 @@ from bench.trainer import AttackerTrainer, OwnerTrainer
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-# Two processes share the tests. Those that start Ray stay together in two groups, so that Rays do not starve each
-# other; so do those that use the workshop, which takes long to fill. They begin first, because they take longest.
+# Two processes share the tests. Those that start Ray stay together, since two Rays at once would starve each other;
+# so do those that use the workshop, which takes long to fill. Both begin first, because they take longest.
 GROUPS = {
-    "faults": ("test_faults",),
-    "ray": ("test_gpu_shares", "test_nodes", "test_packages", "test_pool", "test_pool_gpu"),
+    "ray": (
+        *("test_faults", "test_forecast", "test_gpu_shares", "test_nodes", "test_packages", "test_pool"),
+        *("test_pool_gpu", "test_settled"),
+    ),
     "workshop": ("test_contract", "test_check", "test_docs"),
 }
 GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
