@@ -30,10 +30,7 @@ settings.load_profile("patient")
 # Two processes share the tests. Those that start Ray stay together, since two Rays at once would starve each other;
 # so do those that use the workshop, which takes long to fill. Both begin first, because they take longest.
 GROUPS = {
-    "ray": (
-        *("test_faults", "test_forecast", "test_gpu_shares", "test_nodes", "test_packages", "test_pool"),
-        *("test_pool_gpu", "test_settled"),
-    ),
+    "ray": ("test_faults", "test_gpu_shares", "test_nodes", "test_packages", "test_pool", "test_pool_gpu"),
     "workshop": ("test_contract", "test_check", "test_docs"),
 }
 GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
