@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+import models
 from bench.attack import AttackClass, Data, RemovalAttack
 from bench.effort import Effort, of_training
 from bench.suspect import Target
@@ -81,11 +82,7 @@ def magnitude_masks(model: nn.Module, fraction: float, scope: Literal["global", 
     Returns:
         Parameter name to a float mask of its shape.
     """
-    weights = {
-        f"{name}.weight": module.weight.detach()
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    }
+    weights = {f"{name}.weight": weight.detach() for name, weight in models.weights_of(model).items()}
     if scope == "layer":
         return {name: _kept(weight.abs().flatten(), fraction).view_as(weight) for name, weight in weights.items()}
     together = _kept(torch.cat([weight.abs().flatten() for weight in weights.values()]), fraction)

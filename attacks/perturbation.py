@@ -43,7 +43,7 @@ class _Perturbation(RemovalAttack):
     def applies_to(self, task: Task) -> str | None:
         """Needs the layers that it names."""
         try:
-            weights_of(task.skeleton, self.layers)
+            models.weights_of(task.skeleton, self.layers)
         except KeyError as error:
             return str(error.args[0])
         return None
@@ -63,7 +63,7 @@ class _Perturbation(RemovalAttack):
         for level in self.levels:
             model = copy.deepcopy(protected)
             with torch.no_grad():
-                for name, weight in weights_of(model, self.layers).items():
+                for name, weight in models.weights_of(model, self.layers).items():
                     weight.copy_(self._changed(name, weight, level, trainer))
             yield level, model
 
@@ -114,25 +114,3 @@ class Clip(_Perturbation):
         # Without a rest the smallest weight of all is the bound.
         bound = magnitudes.kthvalue(max(1, kept)).values
         return torch.clamp(weight, -bound, bound)
-
-
-def weights_of(model: nn.Module, layers: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """The weights of convolutions and linear layers by the layer's name.
-
-    Args:
-        model: any.
-        layers: names; empty for all.
-
-    Raises:
-        KeyError: no such layer, one of another type, or none at all.
-    """
-    chosen = {name: models.layer(model, name) for name in layers} if layers else dict(model.named_modules())
-    found: dict[str, Tensor] = {}
-    for name, module in chosen.items():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            found[name] = module.weight
-        elif layers:
-            raise KeyError(f"layer {name!r} is a {type(module).__name__}, neither a convolution nor linear")
-    if not found:
-        raise KeyError("the model has neither a convolution nor a linear layer")
-    return found

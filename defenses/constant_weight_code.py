@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import models
 from bench.canonical import reference_of
 from bench.defense import Protected
 from bench.evidence import Evidence
 from bench.key import Key
-from bench.statistics import binomial_tail, hypergeometric_tail
+from bench.statistics import hypergeometric_tail
 from bench.stream import Stream
 from bench.task import Task
 from bench.trainer import OwnerTrainer
 from defenses.enumerative_code import capacity, decode, encode, smallest_length
-from defenses.keyed_weights import Carrier, KeyedWeights
+from defenses.keyed_weights import Carrier, KeyedWeights, PlainBits
 
 Pool = Literal["layer", "global"]
 
@@ -236,28 +237,17 @@ class ConstantWeightCode(ThresholdMark):
 
 
 @dataclass(frozen=True)
-class UncodedThreshold(ThresholdMark):
+class UncodedThreshold(PlainBits, ThresholdMark):
     """Message bits as large and small magnitudes of weights that the key chooses, without a code."""
 
     name: ClassVar[str] = "uncoded-threshold"
     source: ClassVar[str] = "the two thresholds of Kuribayashi et al. 2021, arXiv 2107.02961, without their code"
-    uniform: ClassVar[tuple[str, ...]] = ("message",)
     parts: ClassVar[tuple[str, ...]] = ("positions", "message")
-
-    @property
-    def places(self) -> int:
-        """One weight a bit."""
-        return self.bits
 
     @property
     def most_ones(self) -> int:
         """A message of ones alone."""
         return self.bits
-
-    def capacity(self, task: Task) -> float:
-        """All bits right: 2 ** -k; one reading more costs a factor of 2."""
-        del task
-        return self.alternatives() - self.bits * math.log10(2)
 
     def draw(self, task: Task, stream: Stream) -> Key:
         """The message, and a position for each bit."""
@@ -272,8 +262,7 @@ class UncodedThreshold(ThresholdMark):
     def evidence(self, weights: Tensor, key: Key, module: nn.Module) -> Evidence:
         """Bits by the threshold half-way between T0 and T1; binomial with rate 1/2, since the message is uniform."""
         middle = (float(key.facts["t0"]) + float(key.facts["t1"])) / 2  # type: ignore[arg-type]
-        right = int(((weights.abs() > middle) == self.ones(key)).sum())
-        return Evidence(right, binomial_tail(right, self.bits, 0.5), {"bit_error": 1.0 - right / self.bits})
+        return self.agreement((weights.abs() > middle).numpy(), key)
 
 
 def _number(bits: Tensor) -> int:
@@ -283,11 +272,7 @@ def _number(bits: Tensor) -> int:
 
 def _pools(model: nn.Module, pool: Pool, carrier: Carrier) -> Iterator[dict[str, Tensor]]:
     """The weights that are pruned by one rate, by parameter name, a set for each rate."""
-    weights: dict[str, Tensor] = {
-        f"{name}.weight": module.weight.detach()
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    }
+    weights = {f"{name}.weight": weight.detach() for name, weight in models.weights_of(model).items()}
     if pool == "global":
         yield weights
     else:

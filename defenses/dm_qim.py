@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,15 +14,14 @@ from bench.canonical import reference_of
 from bench.defense import Protected
 from bench.evidence import Evidence
 from bench.key import Key
-from bench.statistics import binomial_tail
 from bench.stream import Stream
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses.keyed_weights import Carrier, KeyedWeights
+from defenses.keyed_weights import Carrier, PlainBits
 
 
 @dataclass(frozen=True)
-class DmQim(KeyedWeights):
+class DmQim(PlainBits):
     """Message bits in which of two dithered lattices each keyed weight, or DCT coefficient of them, lies.
 
     Attributes:
@@ -34,7 +32,6 @@ class DmQim(KeyedWeights):
 
     name: ClassVar[str] = "dm-qim"
     source: ClassVar[str] = "Kuribayashi et al. 2021, IH&MMSec, doi 10.1145/3437880.3460402"
-    uniform: ClassVar[tuple[str, ...]] = ("message",)
     parts: ClassVar[tuple[str, ...]] = ("positions", "message", "dither")
 
     bits: int = 128
@@ -45,16 +42,6 @@ class DmQim(KeyedWeights):
         super().__post_init__()
         if self.bits < 1 or self.step <= 0:
             raise ValueError(f"expected bits >= 1 and step > 0, got {self.bits} and {self.step}")
-
-    @property
-    def places(self) -> int:
-        """One weight a bit."""
-        return self.bits
-
-    def capacity(self, task: Task) -> float:
-        """All bits right: 2 ** -k; one reading more costs a factor of 2."""
-        del task
-        return self.alternatives() - self.bits * math.log10(2)
 
     def draw(self, task: Task, stream: Stream) -> Key:
         """The message, a position for each bit, and the dither d_0 in units of Delta, uniform in [0, 1)."""
@@ -86,8 +73,7 @@ class DmQim(KeyedWeights):
         zero, one = (
             np.abs(coefficients - lattice(coefficients, np.full(self.bits, bit), dither, step)) for bit in (0, 1)
         )
-        right = int(((one < zero) == key.tensor("message").numpy()).sum())
-        return Evidence(right, binomial_tail(right, self.bits, 0.5), {"bit_error": 1.0 - right / self.bits})
+        return self.agreement(one < zero, key)
 
     def _forward(self, weights: Tensor) -> np.ndarray:
         sampled = weights.detach().double().cpu().numpy()

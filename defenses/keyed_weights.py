@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from bench.key import Key
 from bench.parameters import judged
 from bench.plugin import Access
 from bench.stage import CleanModel, Stage
+from bench.statistics import binomial_tail
 from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Task
@@ -51,7 +53,7 @@ class Carrier:
             KeyError: no such layer, or one that is neither convolution nor linear.
         """
         names = layers or (_default(model),)
-        return cls(tuple((name, tuple(_named(model, name).weight.shape)) for name in names))
+        return cls(tuple((name, tuple(weight.shape)) for name, weight in models.weights_of(model, names).items()))
 
     @classmethod
     def parse(cls, text: str) -> Carrier:
@@ -98,7 +100,7 @@ class Carrier:
     def _weights(self, model: nn.Module) -> Iterator[Tensor]:
         for name, shape in self.shapes:
             try:
-                weight = _named(model, name).weight
+                weight = models.weights_of(model, (name,))[name]
             except KeyError as error:
                 raise Unreadable(str(error.args[0])) from error
             if tuple(weight.shape) != shape:
@@ -237,6 +239,34 @@ class KeyedWeights(Defense):
         return _change(before, carrier.read(model), key.tensor("positions"))
 
 
+@dataclass(frozen=True)
+class PlainBits(KeyedWeights):
+    """A mark that holds one bit of the message at each of its weights.
+
+    Attributes:
+        bits: length k of the message.
+    """
+
+    uniform: ClassVar[tuple[str, ...]] = ("message",)
+
+    bits: int = 128
+
+    @property
+    def places(self) -> int:
+        """One weight a bit."""
+        return self.bits
+
+    def capacity(self, task: Task) -> float:
+        """All bits right: 2 ** -k; one reading more costs a factor of 2."""
+        del task
+        return self.alternatives() - self.bits * math.log10(2)
+
+    def agreement(self, read: np.ndarray, key: Key) -> Evidence:
+        """Bits read, shape (k,), that are those of the message: binomial with rate 1/2, as the message is uniform."""
+        right = int((read == key.tensor("message").numpy()).sum())
+        return Evidence(right, binomial_tail(right, self.bits, 0.5), {"bit_error": 1.0 - right / self.bits})
+
+
 def _change(before: Tensor, after: Tensor, positions: Tensor) -> dict[str, float]:
     old, new = before.double().cpu(), after.double().cpu()
     figures = {"embedding_change": float((new - old).norm() / old.norm())}
@@ -258,10 +288,3 @@ def _default(model: nn.Module) -> str:
     if convolutions:
         return convolutions[-1]
     raise KeyError("the model has neither a convolution nor a linear layer beside its head")
-
-
-def _named(model: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
-    found = models.layer(model, name)
-    if not isinstance(found, nn.Conv2d | nn.Linear):
-        raise KeyError(f"layer {name!r} is a {type(found).__name__}, neither a convolution nor linear")
-    return found

@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
-from models.architecture import build, describe, holding, layer, module_of, names, outline, rebuild, skeleton
+from models.architecture import (
+    build,
+    describe,
+    holding,
+    layer,
+    module_of,
+    names,
+    outline,
+    rebuild,
+    skeleton,
+    weights_of,
+)
 
-__all__ = ["build", "describe", "holding", "layer", "module_of", "names", "outline", "rebuild", "skeleton"]
+__all__ = [
+    "build",
+    "describe",
+    "holding",
+    "layer",
+    "module_of",
+    "names",
+    "outline",
+    "rebuild",
+    "skeleton",
+    "weights_of",
+]

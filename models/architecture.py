@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -85,6 +85,28 @@ def layer(model: nn.Module, name: str) -> nn.Module:
     if not name or name not in known:
         raise KeyError(f"no layer {name!r}.{_nearest(name, [n for n in known if n])}")
     return known[name]
+
+
+def weights_of(model: nn.Module, layers: Collection[str] = ()) -> dict[str, Tensor]:
+    """The weights of convolutions and linear layers by the layer's name.
+
+    Args:
+        model: any.
+        layers: names; empty for all.
+
+    Raises:
+        KeyError: no such layer, one of another type, or none at all.
+    """
+    chosen = {name: layer(model, name) for name in layers} if layers else dict(model.named_modules())
+    found: dict[str, Tensor] = {}
+    for name, module in chosen.items():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            found[name] = module.weight
+        elif layers:
+            raise KeyError(f"layer {name!r} is a {type(module).__name__}, neither a convolution nor linear")
+    if not found:
+        raise KeyError("the model has neither a convolution nor a linear layer")
+    return found
 
 
 def describe(model: nn.Module) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from attacks.perturbation import Clip, Noise, weights_of
+from attacks.perturbation import Clip, Noise
 from bench import data
 from bench.split import Split
 from bench.stream import Stream
@@ -35,7 +35,7 @@ def attacked(attack, model, attacker_for):
 
 def others(model):
     """All that is neither the weight of a convolution nor of a linear layer."""
-    chosen = {f"{name}.weight" for name in weights_of(model)}
+    chosen = {f"{name}.weight" for name in models.weights_of(model)}
     return {name: value for name, value in model.state_dict().items() if name not in chosen}
 
 
@@ -47,15 +47,15 @@ def test_just_the_weights_of_convolutions_and_linear_layers_change(attack, prote
     assert len(made) == attack.surrogates()
     for _, model in made:
         assert all(torch.equal(value, before[name]) for name, value in others(model).items())
-        assert all(not torch.equal(one, before[f"{name}.weight"]) for name, one in weights_of(model).items())
+        assert all(not torch.equal(one, before[f"{name}.weight"]) for name, one in models.weights_of(model).items())
     assert all(torch.equal(value, before[name]) for name, value in protected.state_dict().items())
 
 
 def test_noise_has_the_level_of_each_layer_and_one_direction(protected, attacker_for):
     (small, low), (large, high) = attacked(Noise(levels=(0.25, 2.0)), protected, attacker_for)
-    weights = weights_of(protected)
+    weights = models.weights_of(protected)
     for name, weight in weights.items():
-        first, second = (weights_of(one)[name] - weight for one in (low, high))
+        first, second = (models.weights_of(one)[name] - weight for one in (low, high))
         torch.testing.assert_close(first / small, second / large, atol=1e-5, rtol=1e-3)
         drawn = second / (large * weight.std(correction=0))
         # Of n normal numbers, mean and variance within five standard errors.
@@ -66,8 +66,8 @@ def test_noise_has_the_level_of_each_layer_and_one_direction(protected, attacker
 def test_layers_have_noise_of_their_own(protected, attacker_for):
     ((_, model),) = attacked(Noise(levels=(1.0,)), protected, attacker_for)
     moved = [
-        (weights_of(model)[name] - weight).detach().flatten() / weight.std(correction=0)
-        for name, weight in weights_of(protected).items()
+        (models.weights_of(model)[name] - weight).detach().flatten() / weight.std(correction=0)
+        for name, weight in models.weights_of(protected).items()
     ]
     same = [(a, b) for a in moved for b in moved if a is not b and len(a) == len(b)]
     assert same
@@ -88,8 +88,8 @@ def test_clipping_bounds_the_largest_by_the_largest_of_the_rest(level, ties):
         Task(info, info.model, info.recipe), nothing, Split(nothing, nothing), Stream(("a",)), data="none"
     )
     ((_, clipped),) = Clip(levels=(level,)).run(Target(model, "white-box"), trainer)
-    for name, weight in weights_of(model).items():
-        before, after = weight.detach().flatten(), weights_of(clipped)[name].detach().flatten()
+    for name, weight in models.weights_of(model).items():
+        before, after = weight.detach().flatten(), models.weights_of(clipped)[name].detach().flatten()
         order = before.abs().argsort(stable=True)
         cut = round(level * len(order))
         rest, largest = order[: len(order) - cut], order[len(order) - cut :]
