@@ -75,7 +75,25 @@ class Permute(_Reparametrisation):
 
 
 @dataclass(frozen=True)
-class Rescale(_Reparametrisation):
+class _Scaling(_Reparametrisation):
+    """What those share that scale.
+
+    Attributes:
+        spread: factors are log-uniform between 1 / spread and spread.
+    """
+
+    spread: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.spread) and self.spread > 1):
+            raise ValueError(f"expected a finite spread > 1, got {self.spread}")
+
+    def _spread(self) -> float:
+        return self.spread
+
+
+@dataclass(frozen=True)
+class Rescale(_Scaling):
     """Multiply what each channel gives by a positive factor, before and behind normalization.
 
     Attributes:
@@ -85,16 +103,8 @@ class Rescale(_Reparametrisation):
     name: ClassVar[str] = "rescale"
     source: ClassVar[str] = "Dinh et al. 2017, arXiv 1703.04933; Yan et al. 2023, arXiv 2303.09732"
 
-    spread: float = 10.0
-
-    def __post_init__(self) -> None:
-        _require_spread(self.spread)
-
     def _moves(self) -> tuple[Move, ...]:
         return ("rescale",)
-
-    def _spread(self) -> float:
-        return self.spread
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,7 @@ class SignFlip(_Reparametrisation):
 
 
 @dataclass(frozen=True)
-class Reparametrise(_Reparametrisation):
+class Reparametrise(_Scaling):
     """Several moves in one.
 
     Attributes:
@@ -121,18 +131,14 @@ class Reparametrise(_Reparametrisation):
     source: ClassVar[str] = "Yan et al. 2023, arXiv 2303.09732"
 
     moves: tuple[Move, ...] = ("permute", "rescale", "sign-flip")
-    spread: float = 10.0
 
     def __post_init__(self) -> None:
-        _require_spread(self.spread)
+        super().__post_init__()
         if not self.moves or len(set(self.moves)) != len(self.moves):
             raise ValueError(f"expected at least one move, each once, got {list(self.moves)}")
 
     def _moves(self) -> tuple[Move, ...]:
         return self.moves
-
-    def _spread(self) -> float:
-        return self.spread
 
 
 def drawn(graph: Channels, moves: tuple[Move, ...], spread: float, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
@@ -166,8 +172,3 @@ def _has_place(graph: Channels, move: Move) -> bool:
     if move == "permute":
         return any(len(members) > 1 for members in graph.members)
     return bool((graph.scalable if move == "rescale" else graph.signable).any())
-
-
-def _require_spread(spread: float) -> None:
-    if not (math.isfinite(spread) and spread > 1):
-        raise ValueError(f"expected a finite spread > 1, got {spread}")
