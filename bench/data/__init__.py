@@ -7,8 +7,7 @@ from pathlib import Path
 
 from bench import images
 from bench.data import digits, parts, vision
-from bench.data.folder import FolderImages
-from bench.data.parquet import ParquetImages, holds
+from bench.data.folder import images_at
 from bench.data.source import Source
 from bench.errors import InputError, unknown
 from bench.recipe import Recipe
@@ -51,7 +50,7 @@ def source(info: DatasetInfo) -> Source:
         InputError: it is not there, or not a labelled set.
     """
     if info.at:
-        return _opened(images.find(info.at))
+        return images_at(images.find(info.at))
     return digits.source() if info.name == digits.INFO.name else vision.source(info.name)
 
 
@@ -125,13 +124,9 @@ def _at(name: str, where: str) -> Path:
         raise unknown("dataset", name, _INFOS, where) from error
 
 
-def _opened(path: Path) -> Source:
-    return ParquetImages(path) if path.is_file() or holds(path) else FolderImages(path)
-
-
 def _info_of(path: Path, at: str) -> DatasetInfo:
     """Defaults for somebody's own set: a fifth of the rows for the attacker, a quarter of these with labels."""
-    found = _opened(path)
+    found = images_at(path)
     if len(found.classes) < 2:
         raise InputError(f"{found.where}: expected at least two classes, got {', '.join(found.classes) or 'none'}")
     shape, classes = found.shape(), len(found.classes)

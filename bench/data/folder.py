@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.data.parquet import ParquetImages, holds
 from bench.data.source import TEST, EncodedImages, Labels, Rows
 from bench.errors import InputError
 from bench.images import SUFFIXES
@@ -53,6 +54,15 @@ class FolderImages(EncodedImages):
                 yield str(file), file.read_bytes()
             except OSError as error:
                 raise InputError(f"{file}: expected a file that can be read: {error}") from error
+
+
+def images_at(path: Path) -> ParquetImages | FolderImages:
+    """The set at a path: a Parquet file or a folder of them, else an image folder.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    return ParquetImages(path) if path.is_file() or holds(path) else FolderImages(path)
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

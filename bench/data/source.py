@@ -76,9 +76,8 @@ class EncodedImages:
 
     def digests(self, split: str, rows: Rows) -> Iterator[bytes]:
         """SHA-256 of each row's bytes as they are stored."""
-        order = np.argsort(rows)
         found = [b""] * len(rows)
-        for place, (_, data) in zip(order, self.encoded(split, rows[order]), strict=True):
+        for place, _, data in self._placed(split, rows):
             found[place] = hashlib.sha256(data).digest()
         yield from found
 
@@ -108,10 +107,15 @@ class EncodedImages:
             InputError: an image that cannot be decoded, or is of another size.
         """
         found = np.empty((len(rows), *shape), dtype=np.uint8)
-        order = np.argsort(rows)
-        for place, (name, data) in zip(order, self.encoded(split, rows[order]), strict=True):
+        for place, name, data in self._placed(split, rows):
             found[place] = decoded(name, data, shape)
         return found
+
+    def _placed(self, split: str, rows: Rows) -> Iterator[tuple[int, str, bytes]]:
+        """As `encoded`, of rows in any order, each with its place among them."""
+        order = np.argsort(rows)
+        for place, (name, data) in zip(order, self.encoded(split, rows[order]), strict=True):
+            yield int(place), name, data
 
 
 def opened(name: str, data: bytes) -> Image.Image:

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.folder import FolderImages
-from bench.data.parquet import ParquetImages, holds
+from bench.data.folder import images_at
 from bench.data.source import Arrays, Labels, Pixels, Source
 from bench.errors import InputError
 from bench.recipe import Recipe
@@ -91,7 +90,7 @@ def source(name: str) -> Source:
     """
     folder = place(name)
     if folder == _copy(name):
-        return ParquetImages(folder) if holds(folder) else FolderImages(folder)
+        return images_at(folder)
     try:
         with _alone(folder):
             splits = _READERS[name](folder)
