@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -55,14 +55,9 @@ def schedule(plan: Plan, todo: Collection[str], seconds: Mapping[str, float], sl
         slots: how many run at once, at least 1.
     """
     rank = ranking.ranks(plan, {job: seconds[job] if job in todo else 0.0 for job in plan.jobs})
-    chosen = set(todo)
-    parents = {job: {source.job for source in plan.jobs[job].inputs.values()} & chosen for job in todo}
-    children: dict[str, list[str]] = defaultdict(list)
-    for job, above in parents.items():
-        for parent in above:
-            children[parent].append(job)
-    missing = {job: len(above) for job, above in parents.items()}
-    ready = [(-rank[job], job) for job in todo if not missing[job]]
+    missing, children = ranking.links(plan, todo)
+    first = [job for job in todo if not missing[job]]
+    ready = [(-rank[job], job) for job in first]
     heapq.heapify(ready)
     running: list[tuple[float, str]] = []
     ended: dict[str, float] = {}
@@ -73,11 +68,11 @@ def schedule(plan: Plan, todo: Collection[str], seconds: Mapping[str, float], sl
             heapq.heappush(running, (clock + seconds[job], job))
         clock, job = heapq.heappop(running)
         ended[job] = clock
-        for child in children[job]:
+        for child in children.get(job, ()):
             missing[child] -= 1
             if not missing[child]:
                 heapq.heappush(ready, (-rank[child], child))
-    chain = _chain(children, [job for job in todo if not parents[job]], rank)
+    chain = _chain(children, first, rank)
     return Schedule(sum(seconds[job] for job in todo), clock, chain, sum(seconds[job] for job in chain), ended)
 
 

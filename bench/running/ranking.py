@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from bench.planning.job import Job, Plan
@@ -62,6 +62,19 @@ def ranks(plan: Plan, seconds: Mapping[str, float]) -> dict[str, float]:
         for source in job.inputs.values():
             rank[source.job] = max(rank.get(source.job, 0.0), rank[job.id])
     return rank
+
+
+def links(plan: Plan, todo: Collection[str]) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """How many of the jobs to be run each of them waits for, in the order of `todo`, and which wait for each."""
+    chosen = set(todo)
+    missing: dict[str, int] = {}
+    children: dict[str, list[str]] = defaultdict(list)
+    for job in todo:
+        parents = {source.job for source in plan.jobs[job].inputs.values()} & chosen
+        missing[job] = len(parents)
+        for parent in parents:
+            children[parent].append(job)
+    return missing, children
 
 
 def keeps(plan: Plan, job: Job) -> bool:

@@ -155,14 +155,10 @@ class Scheduler:
 
     def _connect(self) -> None:
         """Count what each job waits for, and offer those that wait for nothing."""
-        for job_id in self._todo:
-            job = self.plan.jobs[job_id]
-            self._products.expect(job)
-            parents = {source.job for source in job.inputs.values()} & self._todo
-            for parent in parents:
-                self._children[parent].append(job_id)
-            self._missing[job_id] = len(parents)
-            if not parents:
+        self._missing, self._children = ranking.links(self.plan, self._todo)
+        for job_id, count in self._missing.items():
+            self._products.expect(self.plan.jobs[job_id])
+            if not count:
                 self._offer(job_id)
 
     # Starting
