@@ -41,6 +41,7 @@ class Defense(Plugin):
             uniformly distributed and independent of every model.
         parts: names of tensors in the completed key that an insider attack can hold.
         undefended: True for the defense that protects nothing, whose model is the clean one.
+        sparse: whether weights of the published model are zero, and their places part of what is published.
     """
 
     access: ClassVar[Access] = "white-box"
@@ -48,6 +49,7 @@ class Defense(Plugin):
     uniform: ClassVar[tuple[str, ...]] = ()
     parts: ClassVar[tuple[str, ...]] = ()
     undefended: ClassVar[bool] = False
+    sparse: ClassVar[bool] = False
 
     def access_used(self) -> Access:
         """What `verify` needs with these parameters."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class Trainer:
         hooks: Hooks | None = None,
         trainable: Collection[str] | None = None,
         masks: Mapping[str, Tensor] | None = None,
-    ) -> Iterator[int]:
+    ) -> Generator[int]:
         """Train in place and yield the number of epochs done; arguments as for `bench.training.training`.
 
         The data order is that of this trainer's stream; a second training in the same job takes another.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ def training(
     hooks: Hooks | None = None,
     trainable: Collection[str] | None = None,
     masks: Mapping[str, Tensor] | None = None,
-) -> Iterator[int]:
+) -> Generator[int]:
     """Train the model in place, epoch by epoch.
 
     Args:
