@@ -36,9 +36,9 @@ clean: ## remove the environment and caches; runs and results stay
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/uv
-	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraint constraints.txt --editable .
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --constraint constraints.txt --editable .
 	@touch $@
 
 .venv/.tested: .venv/.installed
-	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --constraint constraints.txt --editable '.[test]'
 	@touch $@
