@@ -147,6 +147,7 @@ class OwnerTrainer(Trainer):
 
     def _compute(self, stage: Stage) -> Bundle:
         fresh = OwnerTrainer(self.task, self.train, self.heldout, self.stream, self.device)
+        fresh._stages = self._stages
         return stage.run(fresh, None)
 
 
@@ -192,6 +193,7 @@ class Pretender(OwnerTrainer):
         if stage.key == CleanModel().key:
             return Bundle(models={"model": self.new_model()})
         fresh = Pretender(self.task, self.train, self.heldout, self.stream, self.device, self._model, self._fixed)
+        fresh._stages = self._stages
         return stage.run(fresh, None)
 
 
