@@ -78,7 +78,7 @@ class RewindPoint(Stage):
 
     name: ClassVar[str] = "rewind-point"
 
-    epoch: int = 3
+    epoch: int = 1
 
     def effort(self, task: Task) -> Effort:
         """The first epochs of a training."""
@@ -105,7 +105,7 @@ class _Pruning(Stage):
     """
 
     rates: tuple[float, ...] = (0.2, 0.1, 0.05, 0.01)
-    rewind_epoch: int = 3
+    rewind_epoch: int = 1
     round_epochs: int = 0
     layers: tuple[str, ...] = ()
 
