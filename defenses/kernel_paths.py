@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import logsumexp
 
-from models.kernels import Kernels
+from models.kernel_tracing import Kernels
 from models.tracing import NOTHING
 
 # exp(-708) is the least normal double, and strengths that are sums of singles are at least exp(-104).
@@ -117,6 +117,7 @@ def _summed(strength: np.ndarray, log: np.ndarray, vector: np.ndarray) -> np.nda
 
 
 def _largest(strength: np.ndarray, log: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    del strength
     best: np.ndarray = (log + vector).max(axis=1)
     return best
 

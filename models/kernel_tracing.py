@@ -134,21 +134,21 @@ class _Follower(Follower):
         places, entries = _numbered(np.stack([first.atoms, second.atoms]))
         made = self._fresh(len(places))
         reads = (self._read(first.atoms[places]), self._read(second.atoms[places]))
-        if reads[0].value == reads[1].value and (reads[0].channels == reads[1].channels).any():
-            raise ValueError(f"expected sums of different channels, got {self.node!r}")
-        self._own(made, "sum", tuple(read for read in reads if read.value != NOTHING))
+        # A channel added to itself would be two shortcuts between the same places.
+        twice = reads[0].value == reads[1].value and (reads[0].channels == reads[1].channels).any()
+        self._own(made, "unknown" if twice else "sum", tuple(read for read in reads if read.value != NOTHING))
         tags = np.where(first.atoms != NOTHING, first.tags, second.tags)
         return Labels(made.atoms[entries], made.gauges[entries], tags)
 
     def _meet(self, n: fx.Node, labels: Labels, outputs: Callable[[], Labels]) -> Labels:
         made = outputs()
         if not isinstance(self.fetch_attr(str(n.target)), NORMALIZATIONS):
-            if any(value.kind == "weight" and value.name == self.node for value in self.values):
-                raise ValueError(f"expected layers that are used once, got {self.node!r}")
             # Columns into which only zeros come stay apart from each other.
             empty = labels.atoms == NOTHING
             places, columns = _numbered(np.where(empty, -1 - np.arange(len(labels)), labels.atoms))
-            self._own(made, "weight", (self._read(labels.atoms[places]),), columns)
+            # Used again, its kernels would stand in two places.
+            again = any(value.name == self.node for value in self.values)
+            self._own(made, "unknown" if again else "weight", (self._read(labels.atoms[places]),), columns)
         return made
 
     def _own(self, labels: Labels, kind: Any, reads: tuple[Read, ...], columns: np.ndarray | None = None) -> None:

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import networkx as nx
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from models.architecture import describe, layer, outline
 from models.kernel_tracing import Kernels, follow
 from models.tracing import NOTHING
+
+_PIECE = 4096
 
 
 def kernels(model: nn.Module, layers: Sequence[str]) -> Kernels:
@@ -55,27 +59,30 @@ def strengths(graph: Kernels, model: nn.Module, masks: Mapping[str, Tensor]) -> 
     for name, value in graph.by_name.items():
         weight = model.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        size = value.width * value.inputs
-        places, magnitudes = live(weight, masks.get(f"{name}.weight"))
-        # Added up one by one in double precision, which is exact or nearly so and the same everywhere.
-        total = np.bincount(value.kernels_of(places, weight.shape), magnitudes, minlength=size)
-        found[name] = total.reshape(value.width, value.inputs)
+        total = _over_pixels(weight, masks.get(f"{name}.weight"))
+        assert value.columns is not None
+        if value.inputs != len(value.columns):
+            columns, total = total.T, np.zeros((value.inputs, value.width))
+            np.add.at(total, value.columns, columns)
+            total = np.ascontiguousarray(total.T)
+        found[name] = total
     return found
 
 
-def live(weight: Tensor, mask: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-    """Flat positions of the weights under a mask in row-major order, int64, and their magnitudes.
-
-    Raises:
-        ValueError: a mask that is not bool or of another shape.
-    """
-    flat = weight.detach().cpu().reshape(-1).numpy()
-    if mask is None:
-        return np.arange(len(flat)), np.abs(flat)
-    if mask.shape != weight.shape or str(mask.dtype) != "torch.bool":
+def _over_pixels(weight: Tensor, mask: Tensor | None) -> np.ndarray:
+    """The sum of |w * m| over all but the first two dimensions."""
+    if mask is not None and (mask.shape != weight.shape or mask.dtype != torch.bool):
         raise ValueError(f"expected a bool mask of shape {tuple(weight.shape)}, got {mask.dtype} {tuple(mask.shape)}")
-    places = np.flatnonzero(mask.cpu().reshape(-1).numpy())
-    return places, np.abs(flat[places])
+    size = math.prod(weight.shape[2:])
+    weights = weight.detach().cpu().reshape(-1, size).numpy()
+    kept = None if mask is None else mask.cpu().reshape(-1, size).numpy()
+    # In pieces that stay in the cache, and in double precision, where so few singles add up exactly or nearly so.
+    total, ones = np.empty(len(weights)), np.ones(size)
+    for start in range(0, len(weights), _PIECE):
+        piece = slice(start, start + _PIECE)
+        alive = weights[piece] if kept is None else weights[piece] * kept[piece]
+        total[piece] = np.abs(alive).astype(np.float64) @ ones
+    return total.reshape(tuple(weight.shape[:2]))
 
 
 def network(graph: Kernels, found: Mapping[str, np.ndarray]) -> nx.DiGraph:
