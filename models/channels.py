@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
 
 from models.architecture import describe, outline
-from models.tracing import NORMALIZATIONS, NOTHING, Follower, Labels
+from models.tracing import NORMALIZATIONS, NOTHING, Follower, Labels, run
 
 Signature = tuple[tuple[str, int, int], ...]
 
@@ -160,16 +159,11 @@ def follow(model: nn.Module, shape: tuple[int, ...]) -> Channels:
     Raises:
         ValueError: its forward pass cannot be followed symbolically.
     """
-    try:
-        graph = fx.symbolic_trace(model)
-        follower = Follower(graph)
-        follower.run(torch.empty(2, *shape, device="meta"))
-    except (fx.proxy.TraceError, TypeError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"the channels of this model cannot be followed: {error}") from error
-    return _assembled(follower, graph, shape)
+    return _assembled(run(model, shape, Follower), shape)
 
 
-def _assembled(follower: Follower, graph: fx.GraphModule, shape: tuple[int, ...]) -> Channels:
+def _assembled(follower: Follower, shape: tuple[int, ...]) -> Channels:
+    graph: fx.GraphModule = follower.module  # type: ignore[assignment]
     atom, atoms = _joined(follower.atoms, follower.atom_edges)
     gauge, gauges = _joined(follower.gauges, follower.gauge_edges)
 

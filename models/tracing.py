@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -268,6 +268,28 @@ class Follower(fx.Interpreter):
         for one in (first.at(lone), labels.at(lone)):
             self._freeze(one)
         return self.met[name].outputs
+
+
+Some = TypeVar("Some", bound=Follower)
+
+
+def run(model: nn.Module, shape: tuple[int, ...], follower: type[Some]) -> Some:
+    """A follower that has gone through a model.
+
+    Args:
+        model: on the meta device and in evaluation mode; takes one batch of inputs.
+        shape: of one input, without the batch dimension.
+        follower: its type.
+
+    Raises:
+        ValueError: the forward pass cannot be followed symbolically.
+    """
+    try:
+        made = follower(fx.symbolic_trace(model))
+        made.run(torch.empty(2, *shape, device="meta"))
+    except (fx.proxy.TraceError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"the channels of this model cannot be followed: {error}") from error
+    return made
 
 
 Rule = Callable[[Follower, fx.Node, Tensor], Labels | None]
