@@ -108,8 +108,9 @@ def _stored(attack: RemovalAttack, workshop: Workshop) -> str:
 
 @rule("attacks-other-models", "It runs on a protected model of another kind too, or says why not")
 def _other_models(attack: RemovalAttack, workshop: Workshop) -> str:
-    if attack.knowledge != "none":
-        others = cases(attack, workshop)[1:]
+    tried = cases(attack, workshop)
+    if tried[0].scheme is not None:
+        others = tried[1:]
         if not others:
             raise Skip("no other scheme that it can be tried on")
         for case in others:
