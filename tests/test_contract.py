@@ -89,7 +89,7 @@ def bare(workshop):
         yield made
 
 
-SOUND = [broken.Sound(), attacking.SoundAttack(), attacking.Holds(), attacking.SoundForgery()]
+SOUND = [broken.Sound(), attacking.SoundAttack(), attacking.Holds(), attacking.SoundForgery(), attacking.ForgesInside()]
 
 
 @pytest.mark.parametrize("plugin", SOUND, ids=lambda p: p.name)
@@ -154,6 +154,8 @@ CAUGHT = [
     (attacking.Peeks(), "asks-only", "state_dict"),
     (attacking.PeeksQuietly(), "asks-only", "rest on answers alone"),
     (attacking.Nameless(), "says-what-it-is", "kebab-case"),
+    (attacking.SecretForger(), "says-what-it-is", "InsiderForgery"),
+    (attacking.Partless(), "says-what-it-is", "expected `part`"),
     (attacking.BadForgeryLimit(), "parameters-can-be-recorded", "limit"),
     (attacking.ForgesNaN(), "attacks", "head.bias"),
     (attacking.GlobalForgery(), "same-forgery-from-the-same-stream", "same key"),

@@ -16,10 +16,13 @@ from attacks.ticket_growth import AddOn, DenseRetrain, Regrow, gradients, pruned
 from attacks.ticket_pruning import TicketPrune, pool_of, pruned_further
 from attacks.ticket_user import LockedUser, TicketUnlock
 from attacks.transfer import Transfer
-from attacks.window_rewrite import Window, WindowRewrite, rewrite
+from attacks.window_rewrite import Window, WindowForgery, WindowRewrite, rewrite
 from bench import contract, data
+from bench.attack import AmbiguityAttack
+from bench.bundle import Bundle, bundle_to_key
 from bench.contract.workshop import Workshop
 from bench.planning import cells, suite
+from bench.planning.dag import JobPlanner
 from bench.running import jobs
 from bench.stream import Stream
 from bench.suspect import Target, predict
@@ -43,7 +46,10 @@ def attacked(attack, made, attacker_for, release=True):
     """Strengths and copies of the surrogates."""
     target = target_of(attack, made, release)
     trainer = attacker_for(attack, target)
-    found = [(strength, copy.deepcopy(one)) for strength, one in attack.run(target, trainer)]
+    if isinstance(attack, AmbiguityAttack):
+        found = [(0.0, attack.forge(target, trainer).model)]
+    else:
+        found = [(strength, copy.deepcopy(one)) for strength, one in attack.run(target, trainer)]
     assert len(found) == attack.surrogates()
     assert target.queries == 0
     assert trainer.labels_used == (100 if attack.data_used() == "labels" else 0)
@@ -394,10 +400,11 @@ def test_a_rewritten_window_has_the_pattern_and_nothing_else_changes(seed, caref
     with torch.no_grad():
         model[0].weight.mul_(torch.rand(model[0].weight.shape, generator=chance) < density)
     before = model[0].weight.detach().clone()
-    window, pattern = Window("0.weight", 2, 1, 6), torch.rand(6, 6, generator=chance) < 0.5
-    rewrite(model, window, pattern, Stream((str(seed),)), careful=careful)
+    window, code = Window("0.weight", 2, 1, 6), torch.randint(-1, 2, (6, 6), generator=chance)
+    rewrite(model, window, code, Stream((str(seed),)), careful=careful)
     after = model[0].weight.detach()
     old, new = window.kernels(before), window.kernels(after)
+    pattern = torch.where(code < 0, (old != 0).flatten(2).any(2), code == 1)
     assert torch.equal((new != 0).flatten(2).any(2), pattern)
     outside = torch.ones_like(before, dtype=torch.bool)
     window.kernels(outside)[:] = False
@@ -430,6 +437,59 @@ def test_a_rewrite_takes_the_owners_code_away(careful, made, attacker_for, owner
     assert all(torch.equal(live(after)[name], mask) for name, mask in live(before).items())
 
 
+@pytest.fixture(scope="module")
+def forged(task):
+    """A protected toy and a forgery on it as the harness makes them: each job's inputs and outcome."""
+    planner = JobPlanner(task, 0, 1, "cpu", data.prepare(task.info, task.sizes), {})
+    name = planner.attack(SCHEME, WindowForgery())
+    outcomes = {}
+
+    def run(one):
+        if one not in outcomes:
+            job = planner.jobs[one]
+            inputs = {role: run(of.job)[1].products[of.channel] for role, of in job.inputs.items()}
+            outcomes[one] = inputs, jobs.run(job, {**inputs}, "cpu")
+            assert outcomes[one][1].status == "ok", outcomes[one][1].traceback
+        return outcomes[one]
+
+    return planner.jobs[name], run(name), run(planner.protect(SCHEME))[1]
+
+
+def test_an_insider_claims_its_own_code_and_the_owner_no_longer_does(forged, owner):
+    job, (_, outcome), protected = forged
+    made = Bundle.from_bytes(outcome.products["public"])
+    model, theirs = made.models["0"], bundle_to_key(made)
+    own = bundle_to_key(Bundle.from_bytes(protected.products["secret"]))
+    evidence = {
+        name: SCHEME.verify(Target(model, "white-box"), key, owner).log10_p
+        for name, key in (("forger", theirs), ("owner", own))
+    }
+    assert evidence["forger"] < -30
+    assert evidence["owner"] > -3
+    assert not torch.equal(own.tensor("bits"), theirs.tensor("bits"))
+    assert job.kind == "forge"
+
+
+def test_an_insider_who_forges_is_handed_the_part_and_no_key(forged):
+    job, (inputs, _), protected = forged
+    assert {role: one.channel for role, one in job.inputs.items()} == {"target": "public", "part": "public"}
+    part = Bundle.from_bytes(inputs["part"])
+    assert list(part.tensors) == ["part"]
+    key = bundle_to_key(Bundle.from_bytes(protected.products["secret"]))
+    assert torch.equal(part.tensors["part"], key.tensor("window"))
+    bits = key.tensor("bits").numpy().tobytes()
+    assert bits in protected.products["secret"]
+    assert not any(bits in content for content in inputs.values())
+
+
+def test_codes_that_nobody_can_write_are_not_forged():
+    class Silent(ToyTicket):
+        pattern = None
+
+    assert "does not say what the code of a key is" in WindowForgery().against(Silent())
+    assert "needs the part 'window'" in WindowForgery().against(Uchida())
+
+
 def test_a_window_that_is_not_there_is_told(made, attacker_for):
     for window in ([3, 60, 0, 12], [5, 0, 0, 12]):
         moved = made.key.complete(window=torch.tensor(window))
@@ -449,6 +509,7 @@ ATTACKS = [
     TicketUnlock(start="published", epochs=2, every=1),
     Transfer(epochs=2, every=1),
     WindowRewrite(careful=False, retrain_epochs=1),
+    WindowForgery(retrain_epochs=1),
 ]
 
 

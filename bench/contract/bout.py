@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.attack import AmbiguityAttack, Attack, InsiderAttack
+from bench.attack import AmbiguityAttack, Attack, Insider
 from bench.bundle import Bundle
 from bench.contract.rule import demand
 from bench.contract.workshop import Made, Skip, Workshop, contents, difference, disturb
@@ -88,7 +88,7 @@ def cases(attack: Attack, workshop: Workshop) -> list[Case]:
             reasons.append(f"{scheme.label}: {reason}")
         elif scheme.key_kind not in chosen:
             made = workshop.protected(scheme, task)
-            part = made.key.tensor(attack.part) if isinstance(attack, InsiderAttack) else None
+            part = made.key.tensor(attack.part) if isinstance(attack, Insider) else None
             chosen[scheme.key_kind] = Case(scheme.label, task, made.published.to_bytes(), scheme, part, made)
     if not chosen:
         raise Skip(f"no scheme that it can be tried on ({'; '.join(reasons) or 'none is known'})")
