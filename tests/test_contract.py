@@ -17,6 +17,9 @@ from attacks.magnitude_prune import MagnitudePrune
 from attacks.overwrite import Overwrite
 from attacks.reparametrise import Reparametrise
 from attacks.scratch import Scratch
+from attacks.ticket_growth import DenseRetrain, Regrow
+from attacks.ticket_user import LockedUser, TicketUnlock
+from attacks.transfer import Transfer
 from bench import contract
 from bench.contract import attacks, defenses, forgeries, memory, secrecy
 from bench.contract.workshop import Workshop
@@ -33,6 +36,11 @@ QUICK = {
     "fine-tune": FineTune(epochs=2, every=1),
     "distill": Distill(epochs=2, every=1),
     "overwrite": Overwrite(epochs=2),
+    "regrow": Regrow(shares=(0.1, 0.2), epochs=1),
+    "dense-retrain": DenseRetrain(epochs=2, every=1, retrain_epochs=1),
+    "locked-user": LockedUser(epochs=2, every=1),
+    "ticket-unlock": TicketUnlock(epochs=2, every=1),
+    "transfer": Transfer(epochs=2, every=1),
 }
 
 
