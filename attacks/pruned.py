@@ -31,7 +31,7 @@ class OnPruned(RemovalAttack):
 
     def against(self, scheme: Defense) -> str | None:
         """Needs a scheme whose model has pruned weights."""
-        return None if scheme.sparse else f"needs pruned weights, and {scheme.name} publishes a dense model"
+        return None if scheme.sparse else f"needs pruned weights, {scheme.name} publishes a dense model"
 
 
 def live(model: nn.Module) -> Masks:

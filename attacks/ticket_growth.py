@@ -152,9 +152,9 @@ class Regrow(OnPruned):
 
 @dataclass(frozen=True)
 class DenseRetrain(OnPruned):
-    """Fine-tune with all weights free, then prune back to as many weights as lived before, the smallest of all.
+    """Fine-tune with all weights free, then prune the smallest until as many live as before.
 
-    So the mask becomes one of the attacker's own training, and the model as sparse as it was.
+    The mask becomes one of the attacker's own training, and the model is as sparse as it was.
 
     Attributes:
         epochs: of the dense training.

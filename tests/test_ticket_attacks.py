@@ -20,7 +20,8 @@ from attacks.window_rewrite import Window, WindowForgery, WindowRewrite, rewrite
 from bench import contract, data
 from bench.attack import AmbiguityAttack
 from bench.bundle import Bundle, bundle_to_key
-from bench.contract.workshop import Workshop
+from bench.contract.bout import cases as tried_on
+from bench.contract.workshop import Skip, Workshop
 from bench.planning import cells, suite
 from bench.planning.dag import JobPlanner
 from bench.running import jobs
@@ -527,6 +528,27 @@ def test_each_holds_to_the_contract_on_a_sparse_scheme(attack, rule, bare):
     verdict = contract.judge(rule, attack, bare)
     skipped = verdict.status == "skipped" and rule.id in ("attacks-other-models", "asks-only")
     assert verdict.status == "ok" or skipped, verdict.detail
+
+
+class Slow(ToyTicket):
+    """Needs three epochs."""
+
+    def applies_to(self, task):
+        return None if task.recipe.epochs >= 3 else "needs three epochs"
+
+
+def test_a_scheme_that_does_not_allow_a_brief_training_is_trained_as_usual(bare):
+    quick = tried_on(AddOn(), bare)
+    assert [case.scheme for case in quick] == [SCHEME]
+    assert quick[0].task == bare.quick
+    with Workshop(epochs=3, schemes=[Uchida(bits=16), Slow()], sharing=bare) as made:
+        (case,) = tried_on(AddOn(), made)
+        assert (case.scheme, case.task, case.task.recipe.epochs) == (Slow(), made.task, 3)
+        # What can be tried on anything is tried on a plain model.
+        (case,) = tried_on(Transfer(), made)
+        assert case.scheme is None
+    with Workshop(epochs=2, schemes=[Slow()], sharing=bare) as made, pytest.raises(Skip, match="needs three epochs"):
+        tried_on(AddOn(), made)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.label)
