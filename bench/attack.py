@@ -75,8 +75,8 @@ class RemovalAttack(Attack):
 
 
 @dataclass(frozen=True)
-class InsiderAttack(RemovalAttack):
-    """A removal attack that holds one part of the key, as `target.part`; it stays out of the headline.
+class Insider(Attack):
+    """What those share that hold one part of the key, as `target.part`; they stay out of the headline.
 
     Attributes:
         part: name of that part.
@@ -90,6 +90,11 @@ class InsiderAttack(RemovalAttack):
         if self.part in scheme.parts:
             return None
         return f"needs the part {self.part!r} of the key, {scheme.name} has {', '.join(scheme.parts) or 'none'}"
+
+
+@dataclass(frozen=True)
+class InsiderAttack(Insider, RemovalAttack):
+    """A removal attack that holds one part of the key."""
 
 
 class Forgery(NamedTuple):
@@ -110,6 +115,11 @@ class AmbiguityAttack(Attack):
     def forge(self, target: Target, trainer: AttackerTrainer) -> Forgery:
         """A forged key, and the model on which it is claimed."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class InsiderForgery(Insider, AmbiguityAttack):
+    """An ambiguity attack that holds one part of the key."""
 
 
 @dataclass(frozen=True)

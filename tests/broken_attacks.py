@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from bench.attack import AmbiguityAttack, DecoyAttack, Forgery, InsiderAttack, RemovalAttack
+from bench.attack import AmbiguityAttack, DecoyAttack, Forgery, InsiderAttack, InsiderForgery, RemovalAttack
 from bench.key import Key
 
 
@@ -213,6 +213,32 @@ class SoundForgery(AmbiguityAttack):
 
     def forge(self, target, trainer):
         return Forgery(self.key(target, trainer), target.copy())
+
+
+@dataclass(frozen=True)
+class ForgesInside(InsiderForgery):
+    """Claims the message that it holds."""
+
+    name: ClassVar[str] = "forges-inside"
+    family: ClassVar[str] = "test"
+    part: ClassVar[str] = "message"
+
+    def forge(self, target, trainer):
+        return Forgery(Key({"message": target.part}), target.copy())
+
+
+@dataclass(frozen=True)
+class SecretForger(SoundForgery):
+    """Calls itself an insider and is handed nothing."""
+
+    knowledge = "insider"
+
+
+@dataclass(frozen=True)
+class Partless(ForgesInside):
+    """Does not say which part it holds."""
+
+    part: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from attacks.magnitude_prune import MagnitudePrune
 from attacks.overwrite import Overwrite
 from attacks.reparametrise import Reparametrise
 from attacks.scratch import Scratch
+from attacks.ticket_growth import DenseRetrain, Regrow
+from attacks.ticket_user import LockedUser, TicketUnlock
+from attacks.transfer import Transfer
 from bench import contract
 from bench.contract import attacks, defenses, forgeries, memory, secrecy
 from bench.contract.workshop import Workshop
@@ -33,6 +36,11 @@ QUICK = {
     "fine-tune": FineTune(epochs=2, every=1),
     "distill": Distill(epochs=2, every=1),
     "overwrite": Overwrite(epochs=2),
+    "regrow": Regrow(shares=(0.1, 0.2), epochs=1),
+    "dense-retrain": DenseRetrain(epochs=2, every=1, retrain_epochs=1),
+    "locked-user": LockedUser(epochs=2, every=1),
+    "ticket-unlock": TicketUnlock(epochs=2, every=1),
+    "transfer": Transfer(epochs=2, every=1),
 }
 
 
@@ -89,7 +97,7 @@ def bare(workshop):
         yield made
 
 
-SOUND = [broken.Sound(), attacking.SoundAttack(), attacking.Holds(), attacking.SoundForgery()]
+SOUND = [broken.Sound(), attacking.SoundAttack(), attacking.Holds(), attacking.SoundForgery(), attacking.ForgesInside()]
 
 
 @pytest.mark.parametrize("plugin", SOUND, ids=lambda p: p.name)
@@ -154,6 +162,8 @@ CAUGHT = [
     (attacking.Peeks(), "asks-only", "state_dict"),
     (attacking.PeeksQuietly(), "asks-only", "rest on answers alone"),
     (attacking.Nameless(), "says-what-it-is", "kebab-case"),
+    (attacking.SecretForger(), "says-what-it-is", "InsiderForgery"),
+    (attacking.Partless(), "says-what-it-is", "expected `part`"),
     (attacking.BadForgeryLimit(), "parameters-can-be-recorded", "limit"),
     (attacking.ForgesNaN(), "attacks", "head.bias"),
     (attacking.GlobalForgery(), "same-forgery-from-the-same-stream", "same key"),

@@ -107,6 +107,15 @@ def test_forgeries_and_decoys() -> None:
     assert cell(suite, "fake", kind="ambiguity")["survived"] is None
 
 
+def test_forgeries_by_insiders_are_not_counted() -> None:
+    suite = started()
+    suite.cell(attack="fake", kind="ambiguity", log10_p=LOST)
+    suite.cell(attack="inside", kind="ambiguity", log10_p=HELD, knowledge="insider")
+    row = board(suite)
+    assert (row["forgeries_withstood"], row["forgeries"]) == (1, 1)
+    assert cell(suite, "inside", kind="ambiguity")["verdict"] == "forged"
+
+
 def test_an_owners_claim_on_a_forgers_model_is_not_a_forgery() -> None:
     suite = started()
     made = suite.cell(attack="fake", kind="ambiguity", log10_p=HELD)

@@ -84,6 +84,17 @@ def test_the_matrix_says_which_attack_removes_which_mark() -> None:
     assert line(below, "fake") == ["fake", "withstood", "FORGED"]
 
 
+def test_forgeries_by_insiders_stand_below_the_others() -> None:
+    suite = example()
+    for name, log10_p in (("hard", HELD), ("soft", LOST)):
+        suite.cell(name, attack="inside", kind="ambiguity", log10_p=log10_p, knowledge="insider")
+    text = table(suite)
+    below = text[text.index("Forging a second proof, by insiders") :]
+    assert line(below, "inside") == ["inside", "FORGED", "withstood"]
+    assert line(text[: text.index(below)], "fake")
+    assert "by insiders" not in table(example())
+
+
 def test_the_owners_claim_on_a_forgers_model_stands_beside_the_forgers() -> None:
     suite = example(seeds=2)
     for seed in (0, 1):

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from bench.attack import Attack, InsiderAttack, RemovalAttack
+from bench.attack import Attack, Insider, RemovalAttack
 from bench.bundle import Bundle
 from bench.contract import general
 from bench.contract.bout import Case, cases, first, require_untouched, run
@@ -22,6 +22,14 @@ def introduce(attack: Attack, workshop: Workshop) -> str:
     demand(attack.data_used() in ("none", "inputs", "labels"), f"expected data declared, got {attack.data_used()!r}")
     known = attack.knowledge in ("none", "scheme", "insider")
     demand(known, f"expected knowledge none, scheme or insider, got {attack.knowledge!r}")
+    insider = isinstance(attack, Insider)
+    if isinstance(attack, Insider):
+        demand(bool(attack.part), "expected `part`, the name of the part that the insider holds; got none")
+    demand(
+        insider == (attack.knowledge == "insider"),
+        "expected knowledge 'insider' on InsiderAttack and InsiderForgery, and only there: nobody else is handed a "
+        "part of a key",
+    )
     return f"{detail}, access {attack.access}, data {attack.data_used()}"
 
 
@@ -33,13 +41,6 @@ def _says_what_it_is(attack: RemovalAttack, workshop: Workshop) -> str:
     demand(attack.kind == "none" or bool(attack.strength_unit), "expected a strength_unit, got none")
     classes = ("none", "in-place", "reparametrisation", "extraction")
     demand(attack.attack_class in classes, f"expected a class among {', '.join(classes)}, got {attack.attack_class!r}")
-    insider = isinstance(attack, InsiderAttack)
-    if isinstance(attack, InsiderAttack):
-        demand(bool(attack.part), "expected `part`, the name of the part that the insider holds; got none")
-    demand(
-        insider == (attack.knowledge == "insider"),
-        "expected knowledge 'insider' on InsiderAttack, and only there: nobody else is handed a part of a key",
-    )
     return detail
 
 
@@ -108,8 +109,9 @@ def _stored(attack: RemovalAttack, workshop: Workshop) -> str:
 
 @rule("attacks-other-models", "It runs on a protected model of another kind too, or says why not")
 def _other_models(attack: RemovalAttack, workshop: Workshop) -> str:
-    if attack.knowledge != "none":
-        others = cases(attack, workshop)[1:]
+    tried = cases(attack, workshop)
+    if tried[0].scheme is not None:
+        others = tried[1:]
         if not others:
             raise Skip("no other scheme that it can be tried on")
         for case in others:

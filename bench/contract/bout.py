@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.attack import AmbiguityAttack, Attack, InsiderAttack
+from bench.attack import AmbiguityAttack, Attack, Insider
 from bench.bundle import Bundle
 from bench.contract.rule import demand
 from bench.contract.workshop import Made, Skip, Workshop, contents, difference, disturb
@@ -35,7 +35,7 @@ class Case:
         name: for messages.
         task: of the model.
         public: what everybody gets, as bytes.
-        scheme: for attacks that know it.
+        scheme: by which it is protected, handed to attacks that know it; None for a plain net.
         part: for insiders.
         made: what protecting gave, where a scheme was.
     """
@@ -68,24 +68,28 @@ class Bout:
 
 
 def cases(attack: Attack, workshop: Workshop) -> list[Case]:
-    """What the attack can be tried on: a plain net, or one scheme of each kind of key where it knows the scheme.
+    """What the attack can be tried on.
+
+    A plain net; or one scheme of each kind of key, where it knows the scheme or cannot be tried on what no scheme has
+    touched. Schemes are trained briefly, if they allow that.
 
     Raises:
-        Skip: it knows the scheme, and can be tried on none of them.
+        Skip: it can be tried on none of them.
     """
-    if attack.knowledge == "none":
+    if attack.knowledge == "none" and attack.against(workshop.undefended) is None:
         plain = Bundle({"model": workshop.net(2, workshop.quick)})
         return [Case("a plain model", workshop.quick, plain.to_bytes())]
     chosen: dict[str, Case] = {}
     reasons = []
     for scheme in workshop.schemes:
-        reason = attack.against(scheme) or scheme.applies_to(workshop.quick)
+        task = workshop.task if scheme.applies_to(workshop.quick) else workshop.quick
+        reason = attack.against(scheme) or scheme.applies_to(task)
         if reason:
             reasons.append(f"{scheme.label}: {reason}")
         elif scheme.key_kind not in chosen:
-            made = workshop.protected(scheme, workshop.quick)
-            part = made.key.tensor(attack.part) if isinstance(attack, InsiderAttack) else None
-            chosen[scheme.key_kind] = Case(scheme.label, workshop.quick, made.published.to_bytes(), scheme, part, made)
+            made = workshop.protected(scheme, task)
+            part = made.key.tensor(attack.part) if isinstance(attack, Insider) else None
+            chosen[scheme.key_kind] = Case(scheme.label, task, made.published.to_bytes(), scheme, part, made)
     if not chosen:
         raise Skip(f"no scheme that it can be tried on ({'; '.join(reasons) or 'none is known'})")
     return list(chosen.values())

@@ -129,6 +129,11 @@ class Workshop:
         return tuple(cls() for _, cls in sorted(registry.discover().defense.items()) if not cls.undefended)
 
     @functools.cached_property
+    def undefended(self) -> Defense:
+        """The defense that protects nothing."""
+        return next(cls() for cls in registry.discover().defense.values() if cls.undefended)
+
+    @functools.cached_property
     def dataset_bytes(self) -> bytes:
         """All inputs and labels of the dataset, as they lie in memory: anybody has them."""
         parts = self.parts

@@ -119,7 +119,9 @@ class _CellPlanner:
         if defense.undefended or attack.kind == "ambiguity" or attack.knowledge != "none":
             return
         # What cannot be planned, or not be run, has its row beside the defense already.
-        if (self._ask(defense, "label"), self._ask(attack, "label")) not in self._planned:
+        # Where the clean model cannot be attacked, there is no surrogate of it to judge.
+        label = self._ask(attack, "label")
+        if not {(self._ask(one, "label"), label) for one in (defense, clean)} <= self._planned:
             return
         key = self.dag.protect(defense)
         surrogates = self.dag.attack(clean, attack)

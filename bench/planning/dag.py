@@ -10,7 +10,7 @@ from typing import Any
 
 import models
 from bench import images, parameters, registry, specs
-from bench.attack import AmbiguityAttack, Attack, DecoyAttack, InsiderAttack
+from bench.attack import AmbiguityAttack, Attack, DecoyAttack, Insider
 from bench.defense import Defense
 from bench.planning import sources
 from bench.planning.job import Channel, Input, Job, JobKind, Side
@@ -114,7 +114,7 @@ class JobPlanner:
         if knows:
             spec["scheme"] = self._spec(defense, judged_too=False)
             roots.append((defense, _METHODS["decoys"] + _METHODS["protect"]))
-        part = attack.part if isinstance(attack, InsiderAttack) else None
+        part = attack.part if isinstance(attack, Insider) else None
         if part is not None:
             key = {"key": Input(self.protect(defense), "secret")}
             label = f"disclose {part} of {defense.label}"

@@ -148,6 +148,7 @@ def _least(table: pd.DataFrame) -> pd.DataFrame:
 def _others(table: pd.DataFrame) -> dict[str, pd.Series]:
     judged = table[table["seeds"] > 0]
     forged = judged[(judged["attack_kind"] == "ambiguity") & (judged["judged_key"] == "forger")]
+    forged = forged[forged["knowledge"] != "insider"]
     control = judged[judged["attack_kind"] == "control"].groupby("group")
     return {
         "forgeries": forged.groupby("group").size(),

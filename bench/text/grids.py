@@ -24,7 +24,11 @@ _SECTIONS: list[tuple[str, Callable[[Row], bool]]] = [
     ("Insiders, who hold a part of the key (not counted above)", lambda row: _insider(row)),
     (
         "Forging a second proof",
-        lambda row: row["attack_kind"] == "ambiguity" and row["judged_key"] == "forger",
+        lambda row: is_forged(row) and row["knowledge"] != "insider",
+    ),
+    (
+        "Forging a second proof, by insiders (not counted either)",
+        lambda row: is_forged(row) and row["knowledge"] == "insider",
     ),
     (
         "The owner's claim on the model that the forger shows, and the points that it has lost",
@@ -113,6 +117,11 @@ def cell_text(row: Row) -> str:
         return number(row["least_loss"]) + some
     mark = "" if row["survived"] else "*"
     return price(row["price"], row["price_censored"]) + mark + some
+
+
+def is_forged(row: Row) -> bool:
+    """Whether a row of the matrix judges a forger's key."""
+    return bool(row["attack_kind"] == "ambiguity" and row["judged_key"] == "forger")
 
 
 def is_disputed(row: Row) -> bool:

@@ -1,0 +1,97 @@
+"""What attacks share that are for pruned models: which weights are zero and which live, the start, the layers."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+import models
+from bench.attack import RemovalAttack
+from bench.defense import Defense
+from bench.suspect import Target
+from bench.trainer import AttackerTrainer
+
+Masks = dict[str, Tensor]
+Start = Literal["published", "rewound"]
+
+# The model that schemes with a withheld key release: the locked ticket with the weights that its training starts from.
+REWOUND = "rewind"
+
+
+@dataclass(frozen=True)
+class OnPruned(RemovalAttack):
+    """What those share that need pruned weights; where these are, the published model shows by its zeros."""
+
+    def against(self, scheme: Defense) -> str | None:
+        """Needs a scheme whose model has pruned weights."""
+        return None if scheme.sparse else f"needs pruned weights, {scheme.name} publishes a dense model"
+
+
+def live(model: nn.Module) -> Masks:
+    """Which weights live, by parameter name, of the layers that were pruned: those with a weight that is exactly zero.
+
+    Returns:
+        Bool masks of the shapes of the weights, in the order of the model's layers; none for a dense model.
+    """
+    masks = {f"{name}.weight": weight.detach() != 0 for name, weight in models.weights_of(model).items()}
+    return {name: mask for name, mask in masks.items() if not bool(mask.all())}
+
+
+def joined(parts: Mapping[str, Tensor]) -> Tensor:
+    """Tensors laid end to end, on the CPU."""
+    laid = [part.detach().flatten().cpu() for part in parts.values()]
+    return torch.cat(laid) if laid else torch.zeros(0)
+
+
+def parted(whole: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `joined` laid end to end, in the shapes of `like` and on its devices."""
+    parts = whole.split([one.numel() for one in like.values()])
+    return {name: part.view(one.shape).to(one.device) for part, (name, one) in zip(parts, like.items(), strict=True)}
+
+
+def weights(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters that the masks are of, detached."""
+    return {name: model.get_parameter(name).detach() for name in masks}
+
+
+def put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copy the values into the parameters of these names."""
+    with torch.no_grad():
+        for name, value in values.items():
+            model.get_parameter(name).copy_(value)
+
+
+def started(target: Target, trainer: AttackerTrainer, start: Start) -> nn.Module:
+    """A copy of the published model, or of the rewound one where such a one was released and is asked for."""
+    if start == "rewound" and REWOUND in target.release.models:
+        return copy.deepcopy(target.release.models[REWOUND]).to(trainer.device)
+    return target.copy()
+
+
+def require_shares(name: str, shares: tuple[float, ...], most: float) -> None:
+    """Refuse shares that do not rise within (0, most].
+
+    Raises:
+        ValueError: with what was given.
+    """
+    rising = all(first < second for first, second in itertools.pairwise(shares))
+    if not (shares and rising and shares[0] > 0 and math.isfinite(shares[-1]) and shares[-1] <= most):
+        limit = "above 0" if math.isinf(most) else f"in (0, {most:g}]"
+        raise ValueError(f"expected {name} {limit} that rise, got {list(shares)}")
+
+
+def require_training(epochs: int, learning_rate: float, least: int = 1) -> None:
+    """Refuse a training that is none.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    if epochs < least or not 0 < learning_rate < math.inf:
+        raise ValueError(f"expected epochs >= {least} and learning_rate > 0, got {epochs} and {learning_rate}")
