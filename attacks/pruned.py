@@ -44,18 +44,6 @@ def live(model: nn.Module) -> Masks:
     return {name: mask for name, mask in masks.items() if not bool(mask.all())}
 
 
-def joined(parts: Mapping[str, Tensor]) -> Tensor:
-    """Tensors laid end to end, on the CPU."""
-    laid = [part.detach().flatten().cpu() for part in parts.values()]
-    return torch.cat(laid) if laid else torch.zeros(0)
-
-
-def parted(whole: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `joined` laid end to end, in the shapes of `like` and on its devices."""
-    parts = whole.split([one.numel() for one in like.values()])
-    return {name: part.view(one.shape).to(one.device) for part, (name, one) in zip(parts, like.items(), strict=True)}
-
-
 def weights(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters that the masks are of, detached."""
     return {name: model.get_parameter(name).detach() for name in masks}

@@ -16,9 +16,7 @@ from attacks.pruned import (
     Masks,
     OnPruned,
     Start,
-    joined,
     live,
-    parted,
     put,
     require_shares,
     require_training,
@@ -31,6 +29,7 @@ from bench.stream import Stream
 from bench.suspect import BATCH, Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
+from models import joined, parted
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import models
-from attacks.pruned import Masks, OnPruned, joined, parted, put, require_shares, require_training
+from attacks.pruned import Masks, OnPruned, put, require_shares, require_training
 from bench.attack import AttackClass, Data
 from bench.effort import Effort, of_training
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
+from models import joined, parted
 
 HEAD = "head"
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from attacks.pruned import REWOUND, Masks, Start, joined, live, parted, put, require_training, weights
+from attacks.pruned import REWOUND, Masks, Start, live, put, require_training, weights
 from bench.attack import AttackClass, Data, InsiderAttack, RemovalAttack
 from bench.defense import Defense
 from bench.effort import Effort, of_training
@@ -18,6 +18,7 @@ from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
 from defenses.lottery_ticket import prunable
+from models import joined, parted
 
 WITHHELD = "withheld"
 

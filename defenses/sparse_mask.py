@@ -145,17 +145,6 @@ class SparseMask(Defense):
         return {name: (weight > least).cpu() for name, weight in weights.items()}
 
 
-def flat(masks: Mapping[str, Tensor]) -> Tensor:
-    """Masks laid end to end, on the CPU."""
-    return torch.cat([mask.flatten().cpu() for mask in masks.values()])
-
-
-def parted(values: Tensor, like: Mapping[str, Tensor]) -> Masks:
-    """What `flat` laid end to end, in the shapes of `like` and on its device."""
-    parts = values.split([one.numel() for one in like.values()])
-    return {name: part.view(one.shape).to(one.device) for part, (name, one) in zip(parts, like.items(), strict=True)}
-
-
 def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """The model itself, with zeros where the masks are False."""
     with torch.no_grad():

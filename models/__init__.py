@@ -14,15 +14,18 @@ from models.architecture import (
     skeleton,
     weights_of,
 )
+from models.laid import joined, parted
 
 __all__ = [
     "build",
     "describe",
     "holding",
+    "joined",
     "layer",
     "module_of",
     "names",
     "outline",
+    "parted",
     "rebuild",
     "skeleton",
     "weights_of",

@@ -25,7 +25,8 @@ from defenses.lottery_ticket import (
     prune,
     remaining,
 )
-from defenses.sparse_mask import SparseMask, flat, masked, parted
+from defenses.sparse_mask import SparseMask, masked
+from models import joined, parted
 
 RATES = (0.2, 0.1, 0.05, 0.01)
 # Table 1 of the paper: rounds at 20, 10, 5 and 1 %, and the density in per cent that is printed for them.
@@ -78,10 +79,10 @@ class TestPrune:
             weights = {name: weight.round() for name, weight in weights.items()}
         masks = {name: torch.rand(weight.shape, generator=generator) >= dead for name, weight in weights.items()}
         left = prune(weights, masks, rate)
-        before, after = flat(masks), flat(left)
+        before, after = joined(masks), joined(left)
         assert not (after & ~before).any()
         assert int(after.sum()) == int(before.sum()) - round(rate * int(before.sum()))
-        magnitudes = flat({name: weight.abs() for name, weight in weights.items()})
+        magnitudes = joined({name: weight.abs() for name, weight in weights.items()})
         gone = before & ~after
         if gone.any() and after.any():
             assert magnitudes[gone].max() <= magnitudes[after].min()
@@ -105,7 +106,7 @@ class TestPrune:
         for rate, count in zip(RATES, (5, 1, 8, 1), strict=True):
             for _ in range(count):
                 masks = prune(prunable(model), masks, rate)
-        alive = flat(masks)
+        alive = joined(masks)
         assert 19.369 <= 100 * float(alive.double().mean()) < 19.370
         assert int(alive.sum()) == remaining(len(alive), RATES, (5, 1, 8, 1))
 
@@ -178,7 +179,7 @@ class TestSearch:
         given, tried = iter(accuracies), []
 
         def trained(stage, trainer, masks):
-            tried.append(int(flat(masks).sum()))
+            tried.append(int(joined(masks).sum()))
             return masked(trainer.clean(), masks)
 
         monkeypatch.setattr(TicketSearch, "_trained", trained)
@@ -196,7 +197,7 @@ class TestSearch:
         expected = [remaining(total, (0.5,), (1,)), halves, remaining(total, (0.5,), (3,))]
         expected += [remaining(halves, (0.2,), (1,)), remaining(halves, (0.2,), (2,))]
         assert tried == expected
-        assert int(flat(masks_of(found)).sum()) == remaining(total, (0.5, 0.2), (2, 1))
+        assert int(joined(masks_of(found)).sum()) == remaining(total, (0.5, 0.2), (2, 1))
 
     def test_without_steps_enough_it_says_that_it_has_not_ended(self, owner, monkeypatch):
         found, tried, _ = self.search(owner, monkeypatch, [0.9] * 4, steps=3)
@@ -206,12 +207,12 @@ class TestSearch:
         stage = TicketSearch((0.6, 0.3), round_epochs=2, step=2, tolerance=0.1)
         found = owner.stage(stage)
         accepted = remaining(sum(m.numel() for m in whole(net()).values()), stage.rates, tuple(found.values["rounds"]))
-        assert int(flat(masks_of(found)).sum()) == accepted
+        assert int(joined(masks_of(found)).sum()) == accepted
 
 
 class TestReading:
     def masks(self, model, task, size):
-        return flat(SparseMask().read(model, task, size))
+        return joined(SparseMask().read(model, task, size))
 
     @given(seed=st.integers(0, 5), density=st.floats(0.01, 0.5))
     @settings(max_examples=10)
@@ -219,7 +220,7 @@ class TestReading:
         model = net(seed)
         alive = torch.rand(sum(w.numel() for w in prunable(model).values())) < density
         masked(model, parted(alive, prunable(model)))
-        alive &= flat({name: weight != 0 for name, weight in prunable(model).items()})
+        alive &= joined({name: weight != 0 for name, weight in prunable(model).items()})
         assert torch.equal(self.masks(model, task, int(alive.sum())), alive)
 
     def test_tiny_weights_that_were_added_are_left_out(self, task):
@@ -227,7 +228,7 @@ class TestReading:
         chance = torch.Generator().manual_seed(0)
         alive = torch.rand(sum(w.numel() for w in prunable(model).values()), generator=chance) < 0.2
         masked(model, parted(alive, prunable(model)))
-        alive &= flat({name: weight.abs() > 1e-4 for name, weight in prunable(model).items()})
+        alive &= joined({name: weight.abs() > 1e-4 for name, weight in prunable(model).items()})
         with torch.no_grad():
             for weight in prunable(model).values():
                 weight.masked_fill_(weight.abs() <= 1e-4, 0.0)
@@ -245,7 +246,7 @@ class TestReading:
     def test_of_a_dense_net_the_largest_live(self, task):
         model = net()
         found = self.masks(model, task, 1000)
-        magnitudes = flat({name: weight.abs() for name, weight in prunable(model).items()})
+        magnitudes = joined({name: weight.abs() for name, weight in prunable(model).items()})
         assert 0 < int(found.sum()) <= 1000
         assert magnitudes[found].min() > magnitudes[~found].max()
 

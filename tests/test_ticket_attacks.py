@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toy_ticket import ToyTicket
 
 import models
-from attacks.pruned import joined, live, parted
+from attacks.pruned import live
 from attacks.ticket_growth import AddOn, DenseRetrain, Regrow, gradients, pruned_back
 from attacks.ticket_pruning import TicketPrune, pool_of, pruned_further
 from attacks.ticket_user import LockedUser, TicketUnlock
@@ -32,6 +32,7 @@ from bench.trainer import OwnerTrainer
 from defenses.lottery_ticket import prunable
 from defenses.none import Undefended
 from defenses.uchida import Uchida
+from models import joined, parted
 
 SCHEME = ToyTicket()
 
