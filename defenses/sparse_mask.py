@@ -58,7 +58,7 @@ class SparseMask(Defense):
     rounds: tuple[int, ...] = (8,)
     search: int = 0
     tolerance: float = 0.01
-    rewind_epoch: int = 3
+    rewind_epoch: int = 1
     round_epochs: int = 0
     layers: tuple[str, ...] = ()
     canonical: bool = judged(False)
