@@ -77,32 +77,41 @@ def most_similar(patterns: Mapping[str, Tensor], wanted: Tensor, counted: Tensor
     return [window_at(int(best), found) for best in torch.cat(scores).argmax(0)]
 
 
-def written(mask: Tensor, wanted: Modules, counted: Modules, chance: np.random.Generator) -> Tensor:
-    """A window's mask with the wanted pattern in the counted places, and as many live weights as before.
+def written(mask: Tensor, window: Window, wanted: Modules, counted: Modules, chance: np.random.Generator) -> Tensor:
+    """A layer's mask with the wanted pattern in a window's counted places, and as many live weights as before.
 
     A kernel that must live and does not gets exactly one weight, one that must not and does loses all (the
-    released code's steps). What this takes too many is then switched on again in kernels that must live; what it
-    adds too many is switched off in those that have several weights, none of which is emptied.
+    released code's steps). What this takes too many is then switched on again in kernels that must live. What it
+    adds too many is switched off in those of them that have several weights; where these are too few, in any
+    kernel of the layer that has several. None is emptied, so that no other kernel dies or comes to life.
 
     Args:
-        mask: bool of shape (side, side, height, width); stays as it is.
+        mask: bool of shape (out, in, height, width); stays as it is.
+        window: where in it.
         wanted: True where a kernel must live, shape (side, side).
-        counted: outside of these the mask stays.
+        counted: outside of these the pattern stays.
         chance: for each choice among weights, uniform.
 
     Raises:
-        ValueError: the kernels that must live cannot hold so few or so many weights.
+        ValueError: the kernels cannot hold so few or so many weights.
     """
-    old = _flat(mask)
-    new = _switched(old, wanted, counted, chance)
+    layer, side = _flat(mask), len(wanted)
+    part = layer[window.row : window.row + side, window.column : window.column + side]
+    before = int(part.sum())
+    part[:] = _switched(part, wanted, counted, chance)
+    surplus = int(part.sum()) - before
     must = (wanted & counted)[..., None]
-    surplus = int(new.sum()) - int(old.sum())
-    if surplus > 0:
-        spared = _one_of_each(new, chance)
-        _choose(new, must & new & ~spared, surplus, chance, live=False)
+    if surplus <= 0:
+        _choose(part, must & ~part, -surplus, chance, live=True)
     else:
-        _choose(new, must & ~new, -surplus, chance, live=True)
-    return torch.from_numpy(new).view(mask.shape).to(mask.device)
+        spared = _one_of_each(layer, chance)
+        inside = np.zeros_like(layer)
+        inside[window.row : window.row + side, window.column : window.column + side] = must
+        near = layer & ~spared & inside
+        rest = max(0, surplus - int(near.sum()))
+        _choose(layer, near, surplus - rest, chance, live=False)
+        _choose(layer, layer & ~spared, rest, chance, live=False)
+    return torch.from_numpy(layer).view(mask.shape).to(mask.device)
 
 
 def written_as_released(mask: Tensor, code: Modules, chance: np.random.Generator) -> Tensor:
@@ -153,11 +162,11 @@ def _one_of_each(live: NDArray[np.bool_], chance: np.random.Generator) -> NDArra
 def _choose(
     new: NDArray[np.bool_], among: NDArray[np.bool_], count: int, chance: np.random.Generator, *, live: bool
 ) -> None:
-    """Switch so many of the weights `among`, in place."""
+    """Switch so many of the weights `among`, in place in `new`, which may be a view."""
     places = np.flatnonzero(among)
     if count > len(places):
         raise ValueError(
-            f"expected at least {count} weights of the window to switch {'on' if live else 'off'} "
-            f"in kernels that must live, got {len(places)}"
+            f"expected at least {count} weights to switch {'on' if live else 'off'} "
+            f"without changing which kernels live, got {len(places)}"
         )
-    new.reshape(-1)[chance.permutation(places)[:count]] = live
+    new[np.unravel_index(chance.permutation(places)[:count], new.shape)] = live
