@@ -104,28 +104,21 @@ class TriggerSet(Defense):
             inputs = task.normalised(images.read(self.images, self.triggers, task.shape))
         else:
             inputs = task.noise(self.triggers, stream.child("inputs"))
-        labels = stream.child("labels").numpy().integers(0, task.classes, self.triggers)
-        return Key({"inputs": inputs, "labels": torch.from_numpy(labels)})
+        return Key({"inputs": inputs, "labels": uniform_labels(task, self.triggers, stream.child("labels"))})
 
     def protect(self, trainer: OwnerTrainer, key: Key) -> Protected:
         """Train with triggers appended to each batch; the owner keeps the model for later, its head above all."""
-        inputs, labels = (key.tensor(name).to(trainer.device) for name in ("inputs", "labels"))
-
-        def triggers(step: int) -> tuple[Tensor, Tensor]:
-            chosen = torch.arange(step * self.per_batch, (step + 1) * self.per_batch) % self.triggers
-            return inputs[chosen], labels[chosen]
-
         if self.mode == "scratch":
             model, recipe = trainer.new_model(), trainer.recipe()
         else:
             recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate)
             model = trainer.clean()
-        trainer.fit(model, trainer.train, recipe, hooks=Hooks(extra_inputs=triggers))
+        trainer.fit(model, trainer.train, recipe, hooks=appended(key, self.per_batch, trainer.device))
         return Protected(model, key.complete(**reference_of(model)))
 
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
         """Triggers that get their label; binomial with rate 1/K, since labels are uniform over all K classes."""
-        readings = {"answers": self._read(suspect, key, trainer)}
+        readings = {"answers": right_answers(suspect, key, trainer)}
         if self.old_head:
             readings["old_head"] = self._read_with_head(suspect, key, trainer, aligned=False)
         if self.canonical:
@@ -139,17 +132,35 @@ class TriggerSet(Defense):
             rebuilt = _with_head(body, key)
         except (KeyError, Unreadable) as error:
             return Evidence.unreadable(f"the owner's head does not fit: {error}")
-        return self._read(rebuilt, key, trainer)
+        return right_answers(rebuilt, key, trainer)
 
-    def _read(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
-        inputs, labels = key.tensor("inputs").to(trainer.device), key.tensor("labels")
-        try:
-            given = suspect.answers(inputs).cpu()
-        except Unreadable as error:
-            return Evidence.unreadable(str(error))
-        right = int((given == labels).sum())
-        figures = {"trigger_accuracy": right / len(labels)}
-        return Evidence(right, binomial_tail(right, len(labels), 1.0 / trainer.task.classes), figures)
+
+def uniform_labels(task: Task, count: int, stream: Stream) -> Tensor:
+    """Labels of triggers, int64 of shape (count,), uniform over the task's classes."""
+    return torch.from_numpy(stream.numpy().integers(0, task.classes, count))
+
+
+def appended(key: Key, per_batch: int, device: torch.device) -> Hooks:
+    """A training whose batches have so many of the key's triggers appended, `inputs` and `labels`, in turn."""
+    inputs, labels = (key.tensor(name).to(device) for name in ("inputs", "labels"))
+
+    def triggers(step: int) -> tuple[Tensor, Tensor]:
+        chosen = torch.arange(step * per_batch, (step + 1) * per_batch) % len(labels)
+        return inputs[chosen], labels[chosen]
+
+    return Hooks(extra_inputs=triggers)
+
+
+def right_answers(suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
+    """The key's triggers that get their label; binomial with rate 1/K, since labels are uniform over all K classes."""
+    inputs, labels = key.tensor("inputs").to(trainer.device), key.tensor("labels")
+    try:
+        given = suspect.answers(inputs).cpu()
+    except Unreadable as error:
+        return Evidence.unreadable(str(error))
+    right = int((given == labels).sum())
+    figures = {"trigger_accuracy": right / len(labels)}
+    return Evidence(right, binomial_tail(right, len(labels), 1.0 / trainer.task.classes), figures)
 
 
 def _with_head(module: nn.Module, key: Key) -> Suspect:

@@ -71,11 +71,27 @@ def readings(
         counted: as for `canonicalise`.
         canonical: whether both readings are taken; then the smaller p counts twice.
     """
-    raw = _read(read, suspect.module)
-    if not canonical:
-        return raw
-    other = _read(lambda model: read(canonical_form(model, key, trainer.task, counted)), suspect.module)
-    return any_of({"raw": raw, "canonical": other})
+    taken = each_reading(suspect, key, trainer, read, counted, canonical=canonical)
+    return any_of(taken) if canonical else taken["raw"]
+
+
+def each_reading(
+    suspect: Suspect,
+    key: Key,
+    trainer: OwnerTrainer,
+    read: Callable[[nn.Module], Evidence],
+    counted: Mapping[str, Tensor],
+    *,
+    canonical: bool,
+) -> dict[str, Evidence]:
+    """The readings by themselves, `raw` and, if asked, `canonical`, for schemes that have further ones.
+
+    Arguments as for `readings`; what cannot be read is evidence with a reason.
+    """
+    taken = {"raw": _read(read, suspect)}
+    if canonical:
+        taken["canonical"] = _read(lambda model: read(canonical_form(model, key, trainer.task, counted)), suspect)
+    return taken
 
 
 def canonical_form(suspect: nn.Module, key: Key, task: Task, counted: Mapping[str, Tensor]) -> nn.Module:
@@ -84,9 +100,9 @@ def canonical_form(suspect: nn.Module, key: Key, task: Task, counted: Mapping[st
     return canonicalise(suspect, _stored_reference(key, task), counted).to(device)
 
 
-def _read(read: Callable[[nn.Module], Evidence], model: nn.Module) -> Evidence:
+def _read(read: Callable[[nn.Module], Evidence], suspect: Suspect) -> Evidence:
     try:
-        return read(model)
+        return read(suspect.module)
     except Unreadable as error:
         return Evidence.unreadable(str(error))
 

@@ -1,0 +1,72 @@
+"""A ticket with a QR code that is trained with a trigger set as well (Chen et al. 2021, scheme 3)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from bench.defense import Protected
+from bench.effort import Effort, of_training
+from bench.evidence import Evidence, any_of
+from bench.key import Key
+from bench.stream import Stream
+from bench.suspect import Suspect
+from bench.task import Task
+from bench.trainer import OwnerTrainer
+from defenses.ticket_qr import TicketQr
+from defenses.trigger_set import appended, right_answers, uniform_labels
+
+
+@dataclass(frozen=True)
+class TicketTrigger(TicketQr):
+    """A ticket marked by a QR code, trained with noise inputs whose labels are uniform; either of them is read.
+
+    Attributes:
+        triggers: their number T.
+        per_batch: how many of them are appended to each batch, cyclically; the source appends one.
+    """
+
+    name: ClassVar[str] = "ticket-trigger"
+    source: ClassVar[str] = "Chen et al. 2021, NeurIPS, arXiv 2111.00162, scheme 3, and its released code"
+    uniform: ClassVar[tuple[str, ...]] = ("text", "pad", "labels")
+    parts: ClassVar[tuple[str, ...]] = ("window", "inputs", "labels")
+
+    triggers: int = 64
+    per_batch: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.per_batch <= self.triggers:
+            raise ValueError(f"expected 1 <= per_batch <= triggers, got {self.per_batch} and {self.triggers}")
+
+    def capacity(self, task: Task) -> float:
+        """The better of the code's and of all labels right, K ** -T; times the number of readings."""
+        labels = -self.triggers * math.log10(task.classes) + self.alternatives()
+        return min(0.0, super().capacity(task), labels)
+
+    def alternatives(self) -> float:
+        """log10 of the number of readings: of the code, of the code in the canonical form, of the triggers."""
+        return math.log10(2 + self.canonical)
+
+    def effort(self, task: Task) -> Effort:
+        """The ticket's own training with triggers in each batch; the rounds are stages."""
+        return of_training(task, task.sizes.train, task.recipe.epochs, extra=self.per_batch)
+
+    def draw(self, task: Task, stream: Stream) -> Key:
+        """As for the code; trigger inputs (T, …) of noise, and labels (T,) uniform over the classes."""
+        inputs = task.noise(self.triggers, stream.child("inputs"))
+        labels = uniform_labels(task, self.triggers, stream.child("labels"))
+        return Key({**super().draw(task, stream).drawn, "inputs": inputs, "labels": labels})
+
+    def protect(self, trainer: OwnerTrainer, key: Key) -> Protected:
+        """Write the code into the ticket's mask, and train what is left with triggers appended to each batch."""
+        return self.trained(trainer, key, appended(key, self.per_batch, trainer.device))
+
+    def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
+        """The code or the triggers, whichever is the stronger; the figures are those of both."""
+        codes = self.each_code(suspect, key, trainer)
+        triggers = right_answers(suspect, key, trainer)
+        found = any_of({"code" if name == "raw" else name: one for name, one in codes.items()} | {"triggers": triggers})
+        best = min(codes.values(), key=lambda one: one.log10_p)
+        return replace(found, figures={**best.figures, **triggers.figures, **found.figures})
