@@ -179,6 +179,32 @@ class TicketQr(SparseMask):
             facts |= {f"{_PATTERN}{name}": pattern for name, pattern in patterns.items()}
         return marked, key.complete(**facts)
 
+    def pattern(self, key: Key) -> Tensor:
+        """What a key's code asks of each kernel: 1 to live, 0 not to, -1 for neither; int64 of shape (side, side)."""
+        wanted = torch.from_numpy(self.wanted(key)).long()
+        return torch.where(torch.from_numpy(self.counted_modules), wanted, -1)
+
+    def claimed(self, key: Key, model: nn.Module, window: Tensor, task: Task) -> Key:
+        """A drawn key completed for a model in whose window its code stands, as `protect` completes it.
+
+        Args:
+            key: as it was drawn.
+            model: of the task; what of it is zero counts as pruned.
+            window: its layer's place among the prunable ones, row, column, side.
+            task: whose shapes the layers have.
+        """
+        del task
+        masks = {name: weight != 0 for name, weight in prunable(model, self.layers).items()}
+        facts: dict[str, Tensor | str | int] = {
+            "layer": list(masks)[int(window[0])],
+            "window": window.cpu(),
+            "size": sum(int(mask.sum()) for mask in masks.values()),
+        }
+        if self.flavour != "keyed" and self.placement == "similar":
+            patterns = {name: kernel_pattern(masks[name]).cpu() for name in self._sites_of(masks)}
+            facts |= {f"{_PATTERN}{name}": pattern for name, pattern in patterns.items()}
+        return key.complete(**facts, **reference_of(model))
+
     def code(self, key: Key) -> Modules:
         """The QR code of the key's text, True for a light module."""
         return _code(text_of(key), self.version, self.mask_pattern)
