@@ -170,18 +170,12 @@ class TicketQr(SparseMask):
         else:
             layer = written(layer, window, wanted, self.counted_modules, chance)
         marked = dict(masks) | {window.layer: layer}
-        facts: dict[str, Tensor | str | int] = {
-            "layer": window.layer,
-            "window": torch.tensor([list(masks).index(window.layer), window.row, window.column, self.side]),
-            "size": sum(int(mask.sum()) for mask in marked.values()),
-        }
-        if self.flavour != "keyed" and self.placement == "similar":
-            facts |= {f"{_PATTERN}{name}": pattern for name, pattern in patterns.items()}
-        return marked, key.complete(**facts)
+        place = torch.tensor([list(masks).index(window.layer), window.row, window.column, self.side])
+        return marked, key.complete(**self._facts(marked, place, patterns))
 
     def pattern(self, key: Key) -> Tensor:
         """What a key's code asks of each kernel: 1 to live, 0 not to, -1 for neither; int64 of shape (side, side)."""
-        wanted = torch.from_numpy(self.wanted(key)).long()
+        wanted = torch.tensor(self.wanted(key)).long()
         return torch.where(torch.from_numpy(self.counted_modules), wanted, -1)
 
     def claimed(self, key: Key, model: nn.Module, window: Tensor, task: Task) -> Key:
@@ -193,17 +187,19 @@ class TicketQr(SparseMask):
             window: its layer's place among the prunable ones, row, column, side.
             task: whose shapes the layers have.
         """
-        del task
         masks = {name: weight != 0 for name, weight in prunable(model, self.layers).items()}
+        patterns = {name: kernel_pattern(masks[name]).cpu() for name in self._sites(task)}
+        return key.complete(**self._facts(masks, window.cpu(), patterns), **reference_of(model))
+
+    def _facts(self, masks: Masks, window: Tensor, patterns: dict[str, Tensor]) -> dict[str, Tensor | str | int]:
         facts: dict[str, Tensor | str | int] = {
             "layer": list(masks)[int(window[0])],
-            "window": window.cpu(),
+            "window": window,
             "size": sum(int(mask.sum()) for mask in masks.values()),
         }
         if self.flavour != "keyed" and self.placement == "similar":
-            patterns = {name: kernel_pattern(masks[name]).cpu() for name in self._sites_of(masks)}
             facts |= {f"{_PATTERN}{name}": pattern for name, pattern in patterns.items()}
-        return key.complete(**facts, **reference_of(model))
+        return facts
 
     def code(self, key: Key) -> Modules:
         """The QR code of the key's text, True for a light module."""

@@ -13,9 +13,10 @@ from scipy import stats
 
 import models
 from attacks.reparametrise import drawn as drawn_moves
+from attacks.window_rewrite import WindowForgery
 from bench.key import Key
 from bench.stream import Stream
-from bench.suspect import Suspect, predict
+from bench.suspect import Suspect, Target, predict
 from bench.trainer import OwnerTrainer
 from defenses import qr_pattern
 from defenses.kernel_pattern import (
@@ -384,6 +385,22 @@ class TestAttacked:
                 weight = added.get_parameter(name)
                 weight[weight == 0] = 1e-8
         assert short().verify(Suspect.of(added), key, rounds) == short().verify(Suspect.of(model), key, rounds)
+
+    @pytest.mark.parametrize("flavour", FLAVOURS)
+    def test_who_knows_the_window_writes_and_claims_a_code_there(self, flavour, task, rounds, made, attacker_for):
+        defense = short(flavour=flavour)
+        model, key = made(defense)
+        target = Target(model, "white-box", scheme=defense, part=key.tensor("window"))
+        attack = WindowForgery()
+        forged = attack.forge(target, attacker_for(attack, target))
+        theirs = defense.verify(Suspect.of(forged.model), forged.key, rounds)
+        ours = defense.verify(Suspect.of(forged.model), key, rounds)
+        assert theirs.log10_p == pytest.approx(defense.capacity(task), rel=0.02)
+        assert theirs.figures["decoded"] == 1.0 and theirs.figures["module_error"] == 0.0
+        # What the published codes of two texts share are their function patterns, which are not counted.
+        assert ours.figures["module_error"] > 0.3 and ours.figures["decoded"] == 0.0
+        counted = torch.from_numpy(defense.counted_modules)
+        assert torch.equal(defense.pattern(key) >= 0, counted)
 
     def test_alignment_does_not_read_the_window(self, task, made):
         defense = short()
