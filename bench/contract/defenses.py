@@ -62,7 +62,9 @@ def _protects(defense: Defense, workshop: Workshop) -> str:
     demand(isinstance(made.release, Bundle), f"expected a Bundle as release, got a {type(made.release).__name__}")
     missing = [name for name in defense.parts if not isinstance(_part(made.key, name), torch.Tensor)]
     demand(not missing, f"expected tensors of these names in the key, since `parts` lists them: {', '.join(missing)}")
-    return f"{workshop.task.recipe.epochs} epochs; facts {', '.join(made.key.facts) or 'none'}"
+    # Of a whole model among the facts, its name alone.
+    facts = dict.fromkeys(name.split(".")[0] for name in made.key.facts)
+    return f"{workshop.task.recipe.epochs} epochs; facts {', '.join(facts) or 'none'}"
 
 
 @rule("keeps-the-drawn-key", "The drawn part of the key comes back as it was before training")
