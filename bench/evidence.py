@@ -17,12 +17,14 @@ class Evidence:
             drawn afresh and the suspect stays as it is; at most 0.
         figures: further numbers by name, such as a bit error rate in [0, 1].
         reason: why the suspect could not be read, where it could not.
+        texts: what was read that is no number, by name, such as a decoded message.
     """
 
     statistic: float
     log10_p: float
     figures: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if math.isnan(self.log10_p) or self.log10_p > 0.0:
@@ -41,13 +43,13 @@ def any_of(readings: Mapping[str, Evidence]) -> Evidence:
     reason = None
     if all(evidence.reason for evidence in readings.values()):
         reason = "; ".join(f"{name}: {evidence.reason}" for name, evidence in readings.items())
-    return Evidence(best.statistic, log10_p, _figures(best, readings), reason)
+    return Evidence(best.statistic, log10_p, _figures(best, readings), reason, best.texts)
 
 
 def all_of(conditions: Mapping[str, Evidence]) -> Evidence:
     """Necessary conditions, all of which must hold: the largest p."""
     worst = max(conditions.values(), key=lambda evidence: evidence.log10_p)
-    return Evidence(worst.statistic, worst.log10_p, _figures(worst, conditions), worst.reason)
+    return Evidence(worst.statistic, worst.log10_p, _figures(worst, conditions), worst.reason, worst.texts)
 
 
 def _figures(chosen: Evidence, parts: Mapping[str, Evidence]) -> dict[str, float]:

@@ -238,15 +238,21 @@ class TicketQr(SparseMask):
         patterns = {name: kernel_pattern(masks[name]) for name in self._sites(task)}
         pattern = window.of(patterns[window.layer], self.side).numpy()
         right = int((pattern == self.wanted(key))[counted].sum())
-        figures = {"module_error": 1.0 - right / int(counted.sum()), **self._reader(pattern, key)}
+        text = self._decoded(pattern, key)
+        figures = {
+            "module_error": 1.0 - right / int(counted.sum()),
+            "decoded": float(text == text_of(key)),
+            "rs_success": float(text is not None),
+        }
+        texts = {} if text is None else {"decoded": text}
         if self.flavour == "keyed":
             log10_p = binomial_tail(right, int(counted.sum()), 0.5) + self._log10_searched(task)
-            return Evidence(right, min(0.0, log10_p), figures)
+            return Evidence(right, min(0.0, log10_p), figures, texts=texts)
         # Each is exact under another null, so that the larger one holds under both.
         log10_p = max(_log10_rank(right, agreeing) for agreeing in self._agreeing_decoys(patterns, key))
-        return Evidence(right, log10_p, figures | {"log10_p_floor": self._floor()})
+        return Evidence(right, log10_p, figures | {"log10_p_floor": self._floor()}, texts=texts)
 
-    def _reader(self, pattern: Modules, key: Key) -> dict[str, float]:
+    def _decoded(self, pattern: Modules, key: Key) -> str | None:
         """What a reader makes of the pattern, once pad and function patterns are what they should be."""
         if self.flavour == "code":
             # As released: 16 data modules come from the owner's own code.
@@ -254,8 +260,7 @@ class TicketQr(SparseMask):
         else:
             data = pattern ^ self._pad(key) if self.flavour == "keyed" else pattern
             whole = qr_pattern.completed(data, self.version, self.mask_pattern)
-        text = qr_pattern.decode(whole)
-        return {"decoded": float(text == text_of(key)), "rs_success": float(text is not None)}
+        return qr_pattern.decode(whole)
 
     def _agreeing_decoys(self, patterns: dict[str, Tensor], key: Key) -> Iterator[Tensor]:
         """How many modules agree with each decoy, the code of a text of its own.

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from bench.defense import Protected
 from bench.effort import Effort, of_training
+from bench.errors import Unreadable
 from bench.evidence import Evidence, any_of
 from bench.key import Key
 from bench.stream import Stream
@@ -64,9 +65,14 @@ class TicketTrigger(TicketQr):
         return self.trained(trainer, key, appended(key, self.per_batch, trainer.device))
 
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
-        """The code or the triggers, whichever is the stronger; the figures are those of both."""
-        codes = self.each_code(suspect, key, trainer)
+        """The code or the triggers, whichever is the stronger; figures and texts are those of both."""
+        try:
+            codes = self.each_code(suspect, key, trainer)
+        except Unreadable as error:
+            # A suspect that can only be queried; the readings count all the same.
+            names = ("raw", "canonical") if self.canonical else ("raw",)
+            codes = {name: Evidence.unreadable(str(error)) for name in names}
         triggers = right_answers(suspect, key, trainer)
         found = any_of({"code" if name == "raw" else name: one for name, one in codes.items()} | {"triggers": triggers})
         best = min(codes.values(), key=lambda one: one.log10_p)
-        return replace(found, figures={**best.figures, **triggers.figures, **found.figures})
+        return replace(found, figures={**best.figures, **triggers.figures, **found.figures}, texts=best.texts)

@@ -29,6 +29,12 @@ def test_conditions_take_the_largest_p():
     assert all_of({"a": Evidence(3, -5.0), "b": Evidence(1, -2.0)}).log10_p == -2.0
 
 
+def test_texts_are_those_of_the_reading_that_is_taken():
+    first, second = Evidence(3, -5.0, texts={"decoded": "a"}), Evidence(1, -2.0, texts={"decoded": "b"})
+    assert any_of({"a": first, "b": second}).texts == {"decoded": "a"}
+    assert all_of({"a": first, "b": second}).texts == {"decoded": "b"}
+
+
 @pytest.mark.parametrize("value", [0.5, math.nan])
 def test_a_p_value_above_one_is_refused(value):
     with pytest.raises(ValueError, match="log10_p"):

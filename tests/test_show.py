@@ -40,6 +40,15 @@ def test_a_record_is_shown_with_all_that_it_rests_on() -> None:
     assert "other" not in text
 
 
+def test_what_was_read_is_shown_quoted() -> None:
+    suite, cell = made()
+    suite.entries[cell.jobs["judge"]]["result"]["evidence"][1]["texts"] = {"decoded": "two\nlines"}
+    text = told(suite, cell.jobs["judge"])
+    (line,) = (line for line in text.splitlines() if "text decoded" in line)
+    assert line.split() == ["text", "decoded", "'two\\nlines'"]
+    assert text.index("Row 2 of 2") < text.index(line)
+
+
 def test_it_ends_with_the_command_for_just_this_record() -> None:
     suite, cell = made()
     last = told(suite, cell.jobs["judge"]).splitlines()[-1]

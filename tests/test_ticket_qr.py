@@ -14,6 +14,7 @@ from scipy import stats
 import models
 from attacks.reparametrise import drawn as drawn_moves
 from attacks.window_rewrite import WindowForgery
+from bench.errors import Unreadable
 from bench.key import Key
 from bench.stream import Stream
 from bench.suspect import Suspect, Target, predict
@@ -257,6 +258,7 @@ class TestProtected:
         assert sum(int((weight != 0).sum()) for weight in prunable(model).values()) == key.facts["size"]
         found = defense.verify(Suspect.of(model), key, rounds)
         assert found.figures["module_error"] == 0 and found.figures["decoded"] == found.figures["rs_success"] == 1
+        assert found.texts == {"decoded": text_of(key)} and len(text_of(key)) == 16
         assert found.statistic == {"code": 551}.get(flavour, 567)
         assert found.log10_p == pytest.approx(defense.capacity(task))
 
@@ -359,7 +361,8 @@ class TestEvidence:
         narrow.conv5 = torch.nn.Conv2d(64, 32, 3, padding=1, bias=False)
         assert "(64, 64, 3, 3)" in short().verify(Suspect.of(narrow), key, rounds).reason
         asked = Suspect(lambda x: predict(narrow, x), None)
-        assert "queried" in short().verify(asked, key, rounds).reason
+        with pytest.raises(Unreadable, match="queried"):
+            short().verify(asked, key, rounds)
 
 
 class TestAttacked:
@@ -373,8 +376,9 @@ class TestAttacked:
         reframe(moved, graph, order, factors)
         raw = short().verify(Suspect.of(moved), key, rounds)
         assert raw.log10_p > -3 and raw.figures["decoded"] == 0 and raw.figures["module_error"] > 0.3
+        assert raw.texts == {}
         both = short(canonical=True).verify(Suspect.of(moved), key, rounds)
-        assert both.figures["module_error"] == 0 and both.figures["decoded"] == 1
+        assert both.figures["module_error"] == 0 and both.texts["decoded"] == text_of(key)
         assert both.log10_p == pytest.approx(short(canonical=True).capacity(task))
 
     def test_weights_of_next_to_nothing_are_not_read(self, task, rounds, made):

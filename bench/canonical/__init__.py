@@ -86,11 +86,12 @@ def each_reading(
 ) -> dict[str, Evidence]:
     """The readings by themselves, `raw` and, if asked, `canonical`, for schemes that have further ones.
 
-    Arguments as for `readings`; what cannot be read is evidence with a reason.
+    Arguments as for `readings`.
     """
-    taken = {"raw": _read(read, suspect)}
+    module = suspect.module
+    taken = {"raw": _read(read, module)}
     if canonical:
-        taken["canonical"] = _read(lambda model: read(canonical_form(model, key, trainer.task, counted)), suspect)
+        taken["canonical"] = _read(lambda model: read(canonical_form(model, key, trainer.task, counted)), module)
     return taken
 
 
@@ -100,9 +101,9 @@ def canonical_form(suspect: nn.Module, key: Key, task: Task, counted: Mapping[st
     return canonicalise(suspect, _stored_reference(key, task), counted).to(device)
 
 
-def _read(read: Callable[[nn.Module], Evidence], suspect: Suspect) -> Evidence:
+def _read(read: Callable[[nn.Module], Evidence], model: nn.Module) -> Evidence:
     try:
-        return read(suspect.module)
+        return read(model)
     except Unreadable as error:
         return Evidence.unreadable(str(error))
 

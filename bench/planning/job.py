@@ -57,7 +57,7 @@ class Outcome:
         result: numbers for the journal, as plain JSON values; by kind:
             attack: strengths, seconds (so far, per surrogate), inputs_used, labels_used, queries;
             forge: figures, inputs_used, labels_used, queries; measure: accuracy (per surrogate);
-            judge: evidence (per surrogate: statistic, log10_p, figures, reason, seconds);
+            judge: evidence (per surrogate: statistic, log10_p, figures, texts, reason, seconds);
             decoys: statistic, log10_p (per decoy).
         products: bytes of bundles by channel.
         error_type: class name of the error.

@@ -228,6 +228,7 @@ def _verify(work: Work, model: nn.Module, key: Key, trainer: OwnerTrainer) -> di
         "statistic": float(evidence.statistic),
         "log10_p": float(evidence.log10_p),
         "figures": {name: float(value) for name, value in evidence.figures.items()},
+        "texts": {name: str(value) for name, value in evidence.texts.items()},
         "reason": None if evidence.reason is None else str(evidence.reason),
         "queries": suspect.queries,
         "seconds": _clock(work) - started,

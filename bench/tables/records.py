@@ -22,8 +22,17 @@ from bench.tables.rows import decoy_rows, moment, rows_of
 
 PREFIX = "ownbench."
 
+
+def _with_texts(table: pa.Table) -> pa.Table:
+    """Version 2 has what was read that is no number beside the figures of records; before, nothing had any."""
+    if "figures" not in table.column_names:
+        return table
+    field = schema.RECORDS.field("texts")
+    return table.append_column(field, pa.nulls(table.num_rows, field.type))
+
+
 # Version to the function that makes of a table of that version one of the next.
-MIGRATIONS: dict[int, Callable[[pa.Table], pa.Table]] = {}
+MIGRATIONS: dict[int, Callable[[pa.Table], pa.Table]] = {1: _with_texts}
 
 
 def build(plan: Plan, entries: Mapping[str, Mapping[str, Any]]) -> tuple[pa.Table, pa.Table]:

@@ -185,6 +185,7 @@ def _surrogate(
         "log10_p": log10_p,
         "claim": _claims(log10_p, book),
         "figures": _figures(evidence.get("figures") or {}),
+        "texts": sorted((evidence.get("texts") or {}).items()),
         "seconds_verify": evidence.get("seconds"),
         "error_type": "unreadable" if reason else None,
         "error": reason,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 
 _TEXT, _NUMBER, _COUNT, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 _TIME = pa.timestamp("us", tz="UTC")
@@ -37,6 +37,7 @@ RECORDS = pa.schema(
         ("log10_p", _NUMBER),
         ("claim", _FLAG),
         ("figures", pa.map_(_TEXT, _NUMBER)),
+        ("texts", pa.map_(_TEXT, _TEXT)),
         ("data_inputs", _COUNT),
         ("data_labels", _COUNT),
         ("data_digest", _TEXT),

@@ -125,13 +125,15 @@ def _many(cells: list[Cell]) -> str:
 
 def _rows(cell: Cell, records: pa.Table) -> str:
     # By hand and without the times: Arrow imports pandas to filter and for times, and this must answer at once.
-    judge, table = judge_of(cell), records.select([*_COLUMNS, "figures"])
+    judge, table = judge_of(cell), records.select([*_COLUMNS, "figures", "texts"])
     places = [place for place, job in enumerate(records["job_id"].to_pylist()) if job == judge]
     rows = [row for place in places for row in table.slice(place, 1).to_pylist()]
     blocks = []
     for place, row in enumerate(rows):
         facts = {name: _value(row[name]) for name in _COLUMNS if row[name] is not None}
         facts |= {f"figure {name}": _value(value) for name, value in row["figures"] or []}
+        # Quoted, since whatever was read may hold anything.
+        facts |= {f"text {name}": repr(value) for name, value in row["texts"] or []}
         blocks.append(_aligned(f"Row {place + 1} of {len(rows)}", facts))
     return "\n".join(blocks) if blocks else "No rows in the records yet."
 
