@@ -59,7 +59,6 @@ def test_paths_carry_what_the_net_itself_does(kind, widths):
     begun, ended = seen[layers[0]], seen[behind] if behind else out
     begun, ended = (x.detach().reshape(1, x.shape[1], -1)[0, :, 0].numpy() for x in (begun, ended))
     assert (len(begun), len(ended)) == (first.width, last.width)
-    expected = np.zeros(last.width)
     net = network(graph, strengths(graph, model, {}))
     reached = {(graph.starts[0], channel): amount for channel, amount in enumerate(begun)}
     for number, value in enumerate(graph.values[1:], start=1):
