@@ -81,9 +81,9 @@ def written(mask: Tensor, window: Window, wanted: Modules, counted: Modules, cha
     """A layer's mask with the wanted pattern in a window's counted places, and as many live weights as before.
 
     A kernel that must live and does not gets exactly one weight, one that must not and does loses all (the
-    released code's steps). What this takes too many is then switched on again in kernels that must live. What it
-    adds too many is switched off in those of them that have several weights; where these are too few, in any
-    kernel of the layer that has several. None is emptied, so that no other kernel dies or comes to life.
+    released code's steps). What this takes too many is then switched on again in kernels that must live, what it
+    adds too many is switched off in those of them that have several weights; where these are too few, likewise in
+    the other live kernels of the layer. None is emptied, so that no other kernel dies or comes to life.
 
     Args:
         mask: bool of shape (out, in, height, width); stays as it is.
@@ -100,17 +100,13 @@ def written(mask: Tensor, window: Window, wanted: Modules, counted: Modules, cha
     before = int(part.sum())
     part[:] = _switched(part, wanted, counted, chance)
     surplus = int(part.sum()) - before
-    must = (wanted & counted)[..., None]
-    if surplus <= 0:
-        _choose(part, must & ~part, -surplus, chance, live=True)
-    else:
-        spared = _one_of_each(layer, chance)
-        inside = np.zeros_like(layer)
-        inside[window.row : window.row + side, window.column : window.column + side] = must
-        near = layer & ~spared & inside
-        rest = max(0, surplus - int(near.sum()))
-        _choose(layer, near, surplus - rest, chance, live=False)
-        _choose(layer, layer & ~spared, rest, chance, live=False)
+    may = layer & ~_one_of_each(layer, chance) if surplus > 0 else ~layer & layer.any(2, keepdims=True)
+    inside = np.zeros(layer.shape[:2], dtype=bool)
+    inside[window.row : window.row + side, window.column : window.column + side] = wanted & counted
+    near = may & inside[..., None]
+    within = min(abs(surplus), int(near.sum()))
+    _choose(layer, near, within, chance, live=surplus < 0)
+    _choose(layer, may & ~inside[..., None], abs(surplus) - within, chance, live=surplus < 0)
     return torch.from_numpy(layer).view(mask.shape).to(mask.device)
 
 

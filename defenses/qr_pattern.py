@@ -54,7 +54,7 @@ def encode_all(contents: NDArray[np.uint8], version: int, mask: int) -> Modules:
     zero, turned = _linear(contents.shape[1], version, mask)
     bits = np.unpackbits(contents, axis=1)
     # Sums of at most 464 ones are exact in float32, for which there is a fast product.
-    odd = (bits.astype(np.float32) @ turned.reshape(len(turned), -1).astype(np.float32)).astype(np.int64) & 1
+    odd = (bits.astype(np.float32) @ turned).astype(np.int64) & 1
     codes: Modules = zero ^ odd.astype(bool).reshape(-1, *zero.shape)
     return codes
 
@@ -68,11 +68,12 @@ def _of_bytes(content: bytes, version: int, mask: int) -> Modules:
 
 
 @functools.lru_cache(maxsize=8)
-def _linear(length: int, version: int, mask: int) -> tuple[Modules, Modules]:
-    """The code of `length` bytes of zero, and what each of their bits changes in it."""
+def _linear(length: int, version: int, mask: int) -> tuple[Modules, NDArray[np.float32]]:
+    """The code of `length` bytes of zero, and 1 where each of their bits changes it, (8 * length, side * side)."""
     units = np.packbits(np.eye(8 * length, dtype=np.uint8), axis=1)
     zero = _of_bytes(bytes(length), version, mask)
-    return zero, np.stack([_of_bytes(unit.tobytes(), version, mask) ^ zero for unit in units])
+    turned = np.stack([_of_bytes(unit.tobytes(), version, mask) ^ zero for unit in units])
+    return zero, turned.reshape(len(units), -1).astype(np.float32)
 
 
 @functools.cache

@@ -99,7 +99,7 @@ class TestWriting:
     """Masks of a layer, by themselves."""
 
     @settings(max_examples=60)
-    @given(seed=SEEDS, version=st.sampled_from((1, 2, 3)), density=st.floats(0.02, 0.7), data=st.data())
+    @given(seed=SEEDS, version=st.sampled_from((1, 2, 3)), density=st.floats(0.01, 0.95), data=st.data())
     def test_it_changes_the_stated_kernels_and_keeps_the_number_of_weights(self, seed, version, density, data):
         chance, n = np.random.default_rng(seed), side(version)
         shape = data.draw(st.integers(n, n + 4)), data.draw(st.integers(n, n + 4))
@@ -112,8 +112,10 @@ class TestWriting:
         live = mask.flatten(2).sum(2).numpy()
         must = counted & wanted
         gained, lost = int((must & (live == 0)).sum()), int(live[counted & ~wanted].sum())
-        inside, around = (int((live[which] - 1).clip(0).sum()) for which in (must, ~counted))
-        if gained - lost > inside + around or lost - gained > int((9 - live[must].clip(1)).sum()):
+        after = np.where(must, live.clip(1), np.where(counted, 0, live))
+        most = (after - 1).clip(0) if gained > lost else np.where(after > 0, 9 - after, 0)
+        inside, difference = int(most[must].sum()), abs(gained - lost)
+        if difference > most.sum():
             with pytest.raises(ValueError, match="without changing which kernels live"):
                 written(mask, window, *asked, chance)
             return
@@ -122,27 +124,25 @@ class TestWriting:
         assert int(new.sum()) == int(mask.sum())
         assert np.array_equal(kernel_pattern(new).numpy(), np.where(counted, wanted, live > 0))
         others = torch.from_numpy(~counted)
-        # Around the window and in its function patterns weights go only when those within it do not suffice.
-        assert not (new & ~mask)[others].any()
-        assert int((mask & ~new)[others].sum()) == max(0, gained - lost - inside)
-        kept, reborn = must & (live > 0), must & (live == 0)
+        # Around the window and in its function patterns weights change only when those within it do not suffice.
+        came, went = new & ~mask, mask & ~new
+        assert int((went if gained > lost else came)[others].sum()) == max(0, difference - inside)
+        kept, reborn = torch.from_numpy(must & (live > 0)), torch.from_numpy(must & (live == 0))
         if gained >= lost:
-            assert not (new & ~mask)[torch.from_numpy(kept)].any()
-            assert (new[torch.from_numpy(reborn)].flatten(1).sum(1) == 1).all()
+            assert not came[others].any() and not came[kept].any()
+            assert (new[reborn].flatten(1).sum(1) == 1).all()
         else:
-            assert not (mask & ~new)[torch.from_numpy(kept)].any()
+            assert not went[others].any() and not went[kept].any()
 
     @pytest.mark.parametrize("full", [False, True])
     def test_what_cannot_be_kept_is_said(self, full):
         mask = torch.full((21, 21, 3, 3), full, dtype=torch.bool)
         wanted, counted = encode("abc", 1, 0), ~function_patterns(1)
-        if full:
-            wanted = np.zeros_like(wanted)
         with pytest.raises(ValueError, match=f"to switch {'on' if full else 'off'} without changing"):
             written(mask, Window("layer", 0, 0), wanted, counted, np.random.default_rng(0))
 
     @settings(max_examples=30)
-    @given(seed=SEEDS, density=st.floats(0.02, 0.6))
+    @given(seed=SEEDS, density=st.floats(0.02, 0.5))
     def test_the_released_code_is_that_of_a_loop(self, seed, density):
         """The embedding of the released code, transcribed from its steps, with the same draws."""
         code = encode("signature", 3, 1)
@@ -239,7 +239,10 @@ class TestProtected:
             changed = masks[name] != mask
             if name == window.layer:
                 window.of(changed, 29).fill_(False)
-                assert not (masks[name] & ~mask & changed).any() and int(changed.sum()) < 100
+                # No kernel is born or dies there, and few change where the window has not enough to give.
+                same = kernel_pattern(masks[name]) == kernel_pattern(mask)
+                window.of(same, 29).fill_(True)
+                assert same.all() and int(changed.sum()) < 100
             else:
                 assert not changed.any()
         pattern = window.of(kernel_pattern(masks[window.layer]), 29)
@@ -316,7 +319,7 @@ class TestEvidence:
         # The smallest layer, in which there are few windows to search.
         defense = short(flavour=flavour, placement=placement, decoys=99, layer="conv2")
         model, key = untrained(defense, fresh(defense, task, "own"), rounds)
-        count = 100
+        count = 60
         for suspect in (model, task.new_model(Stream(("stranger",)))):
             found = []
             for number in range(count):
@@ -331,14 +334,14 @@ class TestEvidence:
         ticket = defense.ticket(rounds)
         model = masked(ticket.rewound, ticket.masks)
         modules, agreeing = int(defense.counted_modules.sum()), 0
-        for number in range(60):
+        for number in range(40):
             _, key = defense.marked(ticket.masks, fresh(defense, task, number), rounds)
             evidence = defense.read_code(model, key, task)
             found.append(evidence.log10_p)
             agreeing += int(evidence.statistic)
         require_honest(found)
         # Taken alone they agree better than a fresh code would.
-        assert agreeing / (60 * modules) > 0.52
+        assert agreeing / (40 * modules) > 0.52
 
     @pytest.mark.parametrize("flavour", FLAVOURS)
     def test_nets_without_a_mask_are_no_evidence(self, flavour, task, rounds, made):
