@@ -55,6 +55,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
     return ByGroup(config, log)
 
 
+# Here as well as before each test: fixtures of whole files come first, and two processes with two threads each starve.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)

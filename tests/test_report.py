@@ -184,6 +184,14 @@ def test_what_does_not_apply_is_counted_with_its_reason() -> None:
     assert "not applicable: 1 of 14 cells. The first: soft x odd: no such layer" in table(suite)
 
 
+def test_what_does_not_apply_to_the_undefended_model_has_no_column() -> None:
+    suite = example()
+    suite.cell("bare", "odd", status="not applicable", capacity=None, defense_access="none")
+    text = table(suite)
+    assert "bare x odd: no such layer" in text
+    assert not any(line.strip().startswith("odd") for line in text.splitlines())
+
+
 def test_mixed_environments_and_a_ceiling_within_the_budget_are_said() -> None:
     suite = example()
     assert "MIXED" not in table(suite) and "CAUTION" not in table(suite)

@@ -32,6 +32,8 @@ from bench.task import Parts, Task
 from bench.trainer import OwnerTrainer
 
 T = TypeVar("T")
+# What stages gave, as bytes, by class, parameters, task and owner.
+Products = dict[tuple[type, str, Task, int], bytes]
 
 QUICK_EPOCHS = 2
 # Owners of a contract check; another number is another owner with a key and a net of its own.
@@ -93,6 +95,7 @@ class Workshop:
         self.parts = _as_floats(data.whole(self.whole))
         self._schemes = schemes
         self._made: dict[tuple[str, Task, int], Made | Exception] = {}
+        self._products: Products = {}
         self._nets: dict[tuple[Task, int], nn.Module] = sharing._nets if sharing else {}
         self._kept: dict[Hashable, Any] = {}
         self._sharing = sharing
@@ -152,7 +155,10 @@ class Workshop:
 
     def owner(self, defense: Defense, task: Task, owner: int = OWNER) -> OwnerTrainer:
         """A trainer with data of its own and the declared stages, as for protecting."""
-        stages = {stage.key: self._stage(stage, task, owner) for stage in defense.stages()}
+        return self._owner(defense, task, owner, {})
+
+    def _owner(self, defense: Defense, task: Task, owner: int, made: Products) -> OwnerTrainer:
+        stages = {stage.key: self._stage(stage, task, owner, made) for stage in defense.stages()}
         return self._trainer(task, owner, stages)
 
     def judging(self, task: Task | None = None, owner: int = OWNER) -> OwnerTrainer:
@@ -164,13 +170,15 @@ class Workshop:
             task, self.parts.train.copy(), self.parts.heldout.copy(), self.stream(owner), "cpu", stages=stages
         )
 
-    def _stage(self, stage: Stage, task: Task, owner: int) -> Bundle:
+    def _stage(self, stage: Stage, task: Task, owner: int, made: Products) -> Bundle:
         if stage.side != "owner":
             raise ValueError(f"a defense declared the stage {stage.label!r} of the attacker's side")
-        rest = {one.key: self._stage(one, task, owner) for one in stage.stages()}
-        made = stage.run(self._trainer(task, owner, rest), None)
+        at = (type(stage), stage.key, task, owner)
+        if at not in made:
+            rest = {one.key: self._stage(one, task, owner, made) for one in stage.stages()}
+            made[at] = stage.run(self._trainer(task, owner, rest), None).to_bytes()
         # As the harness hands it over: rebuilt from bytes, so that nobody changes another's.
-        return Bundle.from_bytes(made.to_bytes())
+        return Bundle.from_bytes(made[at])
 
     def protect(self, defense: Defense, task: Task | None = None, owner: int = OWNER) -> Made:
         """Protect a model; raises whatever the defense raises. The first result is kept."""
@@ -178,7 +186,7 @@ class Workshop:
         at = (_identity(defense), task, owner)
         if at not in self._made:
             try:
-                self._made[at] = self.protect_anew(defense, task, owner)
+                self._made[at] = self._protect(defense, task, owner, self._products)
             except Exception as error:  # noqa: BLE001 - kept, to be raised to each who asks.
                 self._made[at] = error
         made = self._made[at]
@@ -187,10 +195,13 @@ class Workshop:
         return made
 
     def protect_anew(self, defense: Defense, task: Task, owner: int = OWNER) -> Made:
-        """Protect a model once more."""
+        """Protect a model once more, and compute the stages for it once more."""
+        return self._protect(defense, task, owner, {})
+
+    def _protect(self, defense: Defense, task: Task, owner: int, made: Products) -> Made:
         key = defense.draw(task, self.key_stream(defense, owner))
         drawn = key_to_bundle(Key(key.drawn)).to_bytes()
-        trainer = self.owner(defense, task, owner)
+        trainer = self._owner(defense, task, owner, made)
         model, completed, release = defense.protect(trainer, key)
         work.require_finite(model)
         return Made(model, completed, release, drawn, trainer)

@@ -40,7 +40,8 @@ def cells(lines: pd.DataFrame, labels: Labels) -> pd.DataFrame:
 
 def is_reference(table: pd.DataFrame) -> pd.Series:
     """Whether a line belongs to the undefended model: nothing to read, and nothing that could be claimed."""
-    return (table["defense_access"] == "none") & (table["capacity_log10_p"] == 0.0)
+    # What does not apply to it was not asked for a capacity.
+    return (table["defense_access"] == "none") & (table["capacity_log10_p"].fillna(0.0) == 0.0)
 
 
 def labelled(table: pd.DataFrame, side: str, labels: Labels) -> pd.Series:
