@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from attacks.fake_key import FakeKey
 from bench.contract.workshop import contents
+from bench.statistics import hypergeometric_tail
 from bench.stream import Stream
 from bench.suspect import Suspect, Target
 from bench.trainer import OwnerTrainer
@@ -159,6 +161,28 @@ class TestEvidence:
         ticket = QUICK.ticket(rounds)
         for model in (rounds.clean(), masked(ticket.rewound, ticket.masks)):
             assert verify(QUICK, model, key, rounds).log10_p > -3
+
+    def test_on_an_independent_ticket_p_values_are_no_lies(self, made, task, parts, rounds):
+        """Tickets of one architecture overlap far beyond chance: under fresh halves, and under owners' own keys."""
+        other = OwnerTrainer(task, parts.train, parts.heldout, Stream.root(1).child("owner"))
+        stranger, theirs, _ = QUICK.protect(other, QUICK.draw(task, Stream(("other key",))))
+        model, key, _ = made(QUICK)
+        overlap = int((alive(stranger) & alive(model)).sum())
+        n, first, second = len(alive(model)), int(alive(model).sum()), int(alive(stranger).sum())
+        assert hypergeometric_tail(overlap, n, first, second) < -20
+        for canonical in (False, True):
+            defense = dataclasses.replace(QUICK, canonical=canonical)
+            assert verify(defense, stranger, key, rounds).log10_p > -3
+            assert verify(defense, model, theirs, rounds).log10_p > -3
+        found = []
+        for number in range(400):
+            fresh = QUICK.draw(task, Stream(("null", str(number))))
+            found.append(verify(QUICK, stranger, key.redraw(fresh, QUICK.uniform), rounds).log10_p)
+        for level in (0.1, 0.01):
+            hits = sum(log10_p <= math.log10(level) for log10_p in found)
+            assert stats.binom.sf(hits - 1, len(found), level) > 1e-4
+        # And it can be small by chance: the test is not of a constant.
+        assert min(found) < -1
 
     def test_the_order_of_channels_is_undone_by_the_reference(self, made, rounds, task, attacker_for):
         from attacks.reparametrise import Permute
