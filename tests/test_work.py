@@ -200,14 +200,17 @@ def test_keys_stay_where_they_were_drawn(plan, done):
 
 
 def shrunk(chosen):
-    """The suite on a few inputs for one epoch."""
+    """The suite on a few inputs for one epoch, or as many as its tickets rewind to."""
     few = {"train": 100, "heldout": 100, "attacker": 100, "labelled": 60, "test": 100}
     tasks = []
     for task in chosen.tasks:
         sizes = dataclasses.replace(task.sizes, **{n: min(k, getattr(task.sizes, n)) for n, k in few.items()})
-        recipe = dataclasses.replace(task.recipe, epochs=1)
+        least = max(getattr(defense, "rewind_epoch", 1) for defense in chosen.defenses)
+        recipe = dataclasses.replace(task.recipe, epochs=least)
         tasks.append(dataclasses.replace(task, recipe=recipe, parts=sizes))
-    return dataclasses.replace(chosen, tasks=tuple(tasks))
+    quick = {"rates": (0.5,), "rounds": (3,), "round_epochs": 1}
+    brief = [dataclasses.replace(one, **quick) if hasattr(one, "rounds") else one for one in chosen.defenses]
+    return dataclasses.replace(chosen, tasks=tuple(tasks), defenses=tuple(brief))
 
 
 @pytest.mark.parametrize("name", sorted(suite.shipped()))
