@@ -1,9 +1,11 @@
 """Suites: what they say, what is refused, and with which words."""
 
+import dataclasses
 import textwrap
 
 import pytest
 
+from attacks.magnitude_prune import MagnitudePrune
 from bench.commands.run import narrowed
 from bench.errors import InputError
 from bench.planning import suite
@@ -114,3 +116,13 @@ def test_only_narrows_by_name_and_by_label(read):
         narrowed(whole, ["defense=uchid"])
     with pytest.raises(InputError, match="expected defense=NAME or attack=NAME"):
         narrowed(whole, ["uchida"])
+
+
+def test_a_suite_that_grew_since_it_was_published_says_so():
+    chosen = suite.read("digits")
+    assert suite.published(chosen) == "whole"
+    assert suite.published(dataclasses.replace(chosen, attacks=chosen.attacks[:2])) == "whole"
+    grown = dataclasses.replace(chosen, attacks=(*chosen.attacks, MagnitudePrune(fractions=(0.12,))))
+    assert suite.published(grown) == "older"
+    header = dataclasses.replace(chosen.header, name="nobody-ran-it")
+    assert suite.published(dataclasses.replace(chosen, header=header)) == "never"

@@ -88,10 +88,14 @@ def _tasks() -> str:
 
 def _suites() -> str:
     lines = ["suites:"]
-    ran = suite.published()
+    ran = {
+        "never": "never run whole yet",
+        "older": "published is a whole run of an older suite",
+        "whole": "whole run published",
+    }
     for name in suite.shipped():
         chosen = suite.read(name)
         size = f"{len(chosen.defenses)} defenses, {len(chosen.attacks)} attacks, {len(chosen.header.seeds)} seed(s)"
         lines.append(f"  {name:<16} {chosen.header.description}")
-        lines.append(f"  {'':<16} {size}; {'whole run published' if name in ran else 'never run whole yet'}")
+        lines.append(f"  {'':<16} {size}; {ran[suite.published(chosen)]}")
     return "\n".join([*lines, ""])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -187,7 +188,14 @@ def _once(plugins: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(plugins))
 
 
-def published() -> set[str]:
-    """The shipped suites of which a whole run stands in the project's `results/`."""
-    results = Path(__file__).parent.parent.parent / "results"
-    return {name for name in shipped() if (results / name / "records.parquet").exists()}
+def published(suite: Suite) -> Literal["never", "older", "whole"]:
+    """Whether a whole run of a shipped suite stands in the project's `results/`: none, of fewer plugins, or of all."""
+    from pyarrow import parquet  # slow to import, and of no use to whoever only reads a suite
+
+    path = Path(__file__).parent.parent.parent / "results" / suite.header.name / "records.parquet"
+    if not path.exists():
+        return "never"
+    labels = json.loads(parquet.read_schema(path).metadata[b"ownbench.labels"])
+    ran = {label for side in labels.values() for label in side.values()}
+    asked = {one.label for one in (*suite.defenses, *suite.attacks) if not isinstance(one, Unusable)}
+    return "whole" if asked <= ran else "older"
