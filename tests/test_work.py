@@ -208,8 +208,7 @@ def shrunk(chosen):
         least = max(getattr(defense, "rewind_epoch", 1) for defense in chosen.defenses)
         recipe = dataclasses.replace(task.recipe, epochs=least)
         tasks.append(dataclasses.replace(task, recipe=recipe, parts=sizes))
-    quick = {"rates": (0.5,), "rounds": (3,), "round_epochs": 1}
-    brief = [dataclasses.replace(one, **quick) if hasattr(one, "rounds") else one for one in chosen.defenses]
+    brief = [dataclasses.replace(one, round_epochs=1) if hasattr(one, "rounds") else one for one in chosen.defenses]
     return dataclasses.replace(chosen, tasks=tuple(tasks), defenses=tuple(brief))
 
 
