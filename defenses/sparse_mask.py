@@ -131,14 +131,16 @@ class SparseMask(Defense):
         """
         expected = prunable(task.skeleton, self.layers)
         weights: dict[str, Tensor] = {}
-        for name, shape in ((name, weight.shape) for name, weight in expected.items()):
+        for name, whole in expected.items():
             layer = name.removesuffix(".weight")
             try:
                 weight = models.weights_of(module, (layer,))[layer].detach()
             except KeyError as error:
                 raise Unreadable(str(error.args[0])) from error
-            if weight.shape != shape:
-                raise Unreadable(f"expected weights of shape {tuple(shape)} in {layer!r}, got {tuple(weight.shape)}")
+            if weight.shape != whole.shape:
+                raise Unreadable(
+                    f"expected weights of shape {tuple(whole.shape)} in {layer!r}, got {tuple(weight.shape)}"
+                )
             weights[name] = weight.abs().float().nan_to_num(0.0)
         flat = torch.cat([weight.flatten() for weight in weights.values()])
         least = flat.kthvalue(len(flat) - size).values if size < len(flat) else flat.new_zeros(())
