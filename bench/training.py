@@ -110,6 +110,8 @@ class _Step:
         loss.backward()
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
+        if number == 0:
+            _seed_momentum(self.optimizer)
         self.optimizer.step()
         _apply(self.held)
         if hooks.after_step:
@@ -133,6 +135,14 @@ def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Op
     return torch.optim.SGD(
         parameters, lr=rate, momentum=recipe.momentum, nesterov=nesterov, weight_decay=decay, fused=True
     )
+
+
+def _seed_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Let parameters that this step leaves out join a later one: fused SGD expects a momentum of all or of none."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if group.get("momentum") and parameter.grad is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _inside(name: str, layers: Collection[str]) -> bool:

@@ -177,7 +177,7 @@ class KeyedWeights(Defense):
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
         """What `read` finds in the suspect's weights."""
         read = functools.partial(self.read, key=key)
-        return readings(suspect, key, trainer, read, self.counted(key), canonical=self.canonical)
+        return readings(suspect, key, read, self.counted(key), canonical=self.canonical)
 
     def read(self, module: nn.Module, key: Key) -> Evidence:
         """The evidence in the weights of a model that may be anything."""

@@ -151,7 +151,7 @@ class TicketKey(SparseMask):
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
         """Candidates that live in the suspect outside the key and in it: hypergeometric, since the half is uniform."""
         read = functools.partial(self._read, key=key, trainer=trainer)
-        return readings(suspect, key, trainer, read, self._counted(key, trainer.task), canonical=self.canonical)
+        return readings(suspect, key, read, self._counted(key, trainer.task), canonical=self.canonical)
 
     def _read(self, module: nn.Module, key: Key, trainer: OwnerTrainer) -> Evidence:
         candidates, ticket = key.tensor("candidates"), key.tensor("ticket")

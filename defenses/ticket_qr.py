@@ -218,7 +218,7 @@ class TicketQr(SparseMask):
     def each_code(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> dict[str, Evidence]:
         """The readings by themselves, `raw` and, where asked, `canonical`."""
         read = functools.partial(self.read_code, key=key, task=trainer.task)
-        return each_reading(suspect, key, trainer, read, self.counted(key, trainer.task), canonical=self.canonical)
+        return each_reading(suspect, key, read, self.counted(key, trainer.task), canonical=self.canonical)
 
     def counted(self, key: Key, task: Task) -> dict[str, Tensor]:
         """All weights of the window, by the parameter's name."""

@@ -128,7 +128,7 @@ class TriggerSet(Defense):
     def _read_with_head(self, suspect: Suspect, key: Key, trainer: OwnerTrainer, *, aligned: bool) -> Evidence:
         try:
             # Labels are counted and no weight is.
-            body = canonical_form(suspect.module, key, trainer.task, {}) if aligned else suspect.module
+            body = canonical_form(suspect.module, key, {}) if aligned else suspect.module
             rebuilt = _with_head(body, key)
         except (KeyError, Unreadable) as error:
             return Evidence.unreadable(f"the owner's head does not fit: {error}")

@@ -109,7 +109,7 @@ class Uchida(Defense):
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
         """Bits that agree with the message; binomial with rate 1/2, since the message is uniform."""
         counted = {f"{key.text('layer')}.weight": key.tensor("projection")}
-        return readings(suspect, key, trainer, lambda model: _read(model, key), counted, canonical=self.canonical)
+        return readings(suspect, key, lambda model: _read(model, key), counted, canonical=self.canonical)
 
 
 def _read(model: nn.Module, key: Key) -> Evidence:

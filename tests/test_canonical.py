@@ -323,9 +323,9 @@ class TestReadings:
     def test_raw_alone_or_the_better_of_two(self, owned):
         reference, key, owner = owned
         suspect = Suspect.of(reframed(reference, 1))
-        raw = readings(suspect, key, owner, self.mean, {}, canonical=False)
+        raw = readings(suspect, key, self.mean, {}, canonical=False)
         assert raw == self.mean(suspect.module)
-        both = readings(suspect, key, owner, self.mean, {}, canonical=True)
+        both = readings(suspect, key, self.mean, {}, canonical=True)
         assert both.figures["log10_p.raw"] == raw.log10_p
         assert both.figures["log10_p.canonical"] == pytest.approx(self.mean(reference).log10_p, rel=1e-4)
         best = min(raw.log10_p, both.figures["log10_p.canonical"])
@@ -343,18 +343,16 @@ class TestReadings:
             return read
 
         wide = Suspect.of(widened(reference, 6, dead=2))
-        found = readings(wide, key, owner, only(True), {}, canonical=True)
+        found = readings(wide, key, only(True), {}, canonical=True)
         assert (found.reason, found.figures["log10_p.raw"]) == (None, 0.0)
-        found = readings(
-            Suspect.of(models.build("resnet8", 10, (1, 8, 8))), key, owner, only(False), {}, canonical=True
-        )
+        found = readings(Suspect.of(models.build("resnet8", 10, (1, 8, 8))), key, only(False), {}, canonical=True)
         assert (found.reason, found.figures["log10_p.canonical"]) == (None, 0.0)
-        found = readings(wide, key, owner, only(False), {"nowhere": torch.ones(1, 1)}, canonical=True)
+        found = readings(wide, key, only(False), {"nowhere": torch.ones(1, 1)}, canonical=True)
         assert found.figures["log10_p.canonical"] == 0.0
-        assert readings(wide, Key({}), owner, only(True), {}, canonical=True).reason.count("no reference") == 1
+        assert readings(wide, Key({}), only(True), {}, canonical=True).reason.count("no reference") == 1
 
     def test_the_reference_must_be_one_of_the_tasks_model(self, owned, task):
         reference, key, owner = owned
         other = dataclasses.replace(key, facts={n: v for n, v in key.facts.items() if "conv1" not in n})
-        found = readings(Suspect.of(reference), other, owner, self.mean, {}, canonical=True)
+        found = readings(Suspect.of(reference), other, self.mean, {}, canonical=True)
         assert found.figures["log10_p.canonical"] == 0.0

@@ -5,6 +5,8 @@ Moves that keep a model's function (`models.channels`) hide a white-box mark at 
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Mapping
 
 import torch
@@ -16,14 +18,16 @@ from bench.errors import Unreadable
 from bench.evidence import Evidence, any_of
 from bench.key import Key
 from bench.suspect import Suspect
-from bench.task import Task
-from bench.trainer import OwnerTrainer
 
 # Before the names of its state in a key.
 REFERENCE = "reference."
+# What it is, beside its state.
+ARCHITECTURE = "reference"
 
 
-def canonicalise(suspect: nn.Module, reference: nn.Module, counted: Mapping[str, Tensor]) -> nn.Module:
+def canonicalise(
+    suspect: nn.Module, reference: nn.Module, counted: Mapping[str, Tensor], *, signs: bool = True
+) -> nn.Module:
     """A copy of the suspect in the reference's architecture, order, scales and signs.
 
     The function stays, unless the suspect has more channels than the reference that do something: those that fit
@@ -37,6 +41,8 @@ def canonicalise(suspect: nn.Module, reference: nn.Module, counted: Mapping[str,
             shape, or to float directions (T, D) over a layer's flattened fan-in, all of whose combinations are
             taken out of every row. Where a normalization's gain or variance is counted, the positive scales behind
             it stay as they are.
+        signs: whether the signs between a layer and its normalization are undone as well; not where they are what
+            the key counts, since the reference's own would be read instead.
 
     Returns:
         A model on the CPU in evaluation mode.
@@ -44,18 +50,18 @@ def canonicalise(suspect: nn.Module, reference: nn.Module, counted: Mapping[str,
     Raises:
         Unreadable: the suspect has another graph than the reference, or takes other inputs.
     """
-    return models.holding(reference, Walk(suspect, reference, counted).run())
+    return models.holding(reference, Walk(suspect, reference, counted, signs=signs).run())
 
 
-def reference_of(model: nn.Module) -> dict[str, Tensor]:
+def reference_of(model: nn.Module) -> dict[str, Tensor | str]:
     """What a key has to keep of the published model, for `Key.complete`."""
-    return {f"{REFERENCE}{name}": value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    kept = {f"{REFERENCE}{name}": value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    return {**kept, ARCHITECTURE: json.dumps(models.describe(model), sort_keys=True)}
 
 
 def readings(
     suspect: Suspect,
     key: Key,
-    trainer: OwnerTrainer,
     read: Callable[[nn.Module], Evidence],
     counted: Mapping[str, Tensor],
     *,
@@ -66,39 +72,60 @@ def readings(
     Args:
         suspect: of white-box access.
         key: with what `reference_of` gave.
-        trainer: for the task, whose architecture the reference has.
         read: evidence of one model; may raise Unreadable.
         counted: as for `canonicalise`.
         canonical: whether both readings are taken; then the smaller p counts twice.
     """
-    taken = each_reading(suspect, key, trainer, read, counted, canonical=canonical)
+    taken = each_reading(suspect, key, read, counted, canonical=canonical)
     return any_of(taken) if canonical else taken["raw"]
 
 
 def each_reading(
     suspect: Suspect,
     key: Key,
-    trainer: OwnerTrainer,
     read: Callable[[nn.Module], Evidence],
     counted: Mapping[str, Tensor],
     *,
     canonical: bool,
+    signs: bool = True,
 ) -> dict[str, Evidence]:
     """The readings by themselves, `raw` and, if asked, `canonical`, for schemes that have further ones.
 
-    Arguments as for `readings`.
+    Arguments as for `readings`, and `signs` as for `canonicalise`.
     """
     module = suspect.module
     taken = {"raw": _read(read, module)}
     if canonical:
-        taken["canonical"] = _read(lambda model: read(canonical_form(model, key, trainer.task, counted)), module)
+        taken["canonical"] = _read(lambda model: read(canonical_form(model, key, counted, signs=signs)), module)
     return taken
 
 
-def canonical_form(suspect: nn.Module, key: Key, task: Task, counted: Mapping[str, Tensor]) -> nn.Module:
+def canonical_form(suspect: nn.Module, key: Key, counted: Mapping[str, Tensor], *, signs: bool = True) -> nn.Module:
     """The suspect aligned to the reference in the key, on the suspect's device; see `canonicalise`."""
     device = next((parameter.device for parameter in suspect.parameters()), torch.device("cpu"))
-    return canonicalise(suspect, _stored_reference(key, task), counted).to(device)
+    return canonicalise(suspect, stored_reference(key), counted, signs=signs).to(device)
+
+
+def stored_reference(key: Key) -> nn.Module:
+    """The owner's model that a key keeps, in evaluation mode; shares the key's tensors.
+
+    Raises:
+        Unreadable: it keeps none.
+    """
+    stored = {name.removeprefix(REFERENCE): value for name, value in key.facts.items() if name.startswith(REFERENCE)}
+    state = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+    text = key.facts.get(ARCHITECTURE)
+    if not isinstance(text, str):
+        raise Unreadable("the key has no reference model")
+    empty = _outlined(text)
+    if {name: value.shape for name, value in state.items()} != {n: v.shape for n, v in empty.state_dict().items()}:
+        raise Unreadable("the key's reference model is not whole")
+    return models.holding(empty, state)
+
+
+@functools.lru_cache(maxsize=32)
+def _outlined(text: str) -> nn.Module:
+    return models.outline(json.loads(text))
 
 
 def _read(read: Callable[[nn.Module], Evidence], model: nn.Module) -> Evidence:
@@ -106,12 +133,3 @@ def _read(read: Callable[[nn.Module], Evidence], model: nn.Module) -> Evidence:
         return read(model)
     except Unreadable as error:
         return Evidence.unreadable(str(error))
-
-
-def _stored_reference(key: Key, task: Task) -> nn.Module:
-    stored = {name.removeprefix(REFERENCE): value for name, value in key.facts.items() if name.startswith(REFERENCE)}
-    state = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
-    expected = task.skeleton.state_dict()
-    if {name: value.shape for name, value in state.items()} != {n: v.shape for n, v in expected.items()}:
-        raise Unreadable(f"the key has no reference of the task's model {task.model}")
-    return models.holding(task.skeleton, state)

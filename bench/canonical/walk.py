@@ -27,10 +27,12 @@ class Walk:
         Unreadable: the suspect has another graph than the reference, or takes other inputs.
     """
 
-    def __init__(self, suspect: nn.Module, reference: nn.Module, counted: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, suspect: nn.Module, reference: nn.Module, counted: Mapping[str, Tensor], *, signs: bool = True
+    ) -> None:
         self._suspect: dict[str, Any] = dict(suspect.named_modules())
         self._reference: dict[str, Any] = dict(reference.named_modules())
-        self._counted = counted
+        self._counted, self._signs = counted, signs
         self._ours, self._theirs = _graph(reference, "the reference"), _graph(suspect, "the suspect")
         _require_same_graph(self._ours, self._theirs)
         _require_counted(counted, reference)
@@ -131,7 +133,7 @@ class Walk:
             settled: np.ndarray = self._factors[gauges]
             return settled
         products = self._compared(layer).pair(np.arange(len(places)), places.clip(0), plain=True)
-        scales: np.ndarray = np.where(places == NOTHING, 1.0, alignment.ratios(products, signed=True))
+        scales: np.ndarray = np.where(places == NOTHING, 1.0, alignment.ratios(products, signed=self._signs))
         if layer.norm in self._theirs.by_name:
             scales = np.where(self._theirs.scalable[gauges], scales, 1.0)
             scales = np.where(self._theirs.signable[gauges], scales, np.abs(scales))

@@ -1,0 +1,110 @@
+"""What a suspect says under passports: the signs of its raw scales, and what the owner's branch still answers in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+import models
+from bench.canonical import REFERENCE
+from bench.errors import Unreadable
+from bench.evidence import Evidence
+from bench.key import Key
+from bench.split import Split
+from bench.statistics import binomial_tail
+from bench.suspect import predict
+from defenses.passport_branches import Branches, raw_scale
+from models.blocks import sharing
+
+HEAD = "head"
+# Held-out inputs that the branch is asked, and fresh passports that it is compared with.
+ASKED, FRESH = 100, 100
+
+
+def signature(model: nn.Module, bits: Tensor, passports: Mapping[str, Tensor], widths: Mapping[str, int]) -> Evidence:
+    """Bits that the signs of the raw scales agree with; binomial with rate 1/2, since the bits are uniform.
+
+    A layer that is not there any more, or of another width, is left out: a head that was replaced, say.
+
+    Args:
+        model: any.
+        bits: of all layers laid end to end, in {0, 1}.
+        passports: by layer.
+        widths: bits of each layer, in the same order.
+
+    Raises:
+        Unreadable: no layer can be read.
+    """
+    right = read = 0
+    reasons = []
+    for part, (name, width) in zip(bits.split(list(widths.values())), widths.items(), strict=True):
+        try:
+            raw = raw_scale(model, name, passports[name]).cpu()
+            if len(raw) != width:
+                raise Unreadable(f"expected {width} channels in {name!r}, got {len(raw)}")
+        except Unreadable as error:
+            reasons.append(str(error))
+            continue
+        right += int(((raw > 0).long() == part).sum())
+        read += width
+    if not read:
+        raise Unreadable("; ".join(reasons))
+    figures = {"signature_match": right / read, "signature_bits": float(read)}
+    return Evidence(right, binomial_tail(right, read, 0.5), figures)
+
+
+def fidelity(net: Branches, asked: Split, fresh: Iterable[Mapping[str, Tensor]], classes: int) -> Evidence:
+    """Right answers of the private branch; binomial at the best rate that fresh passports reach in the same net.
+
+    Where fresh passports do as well p is 1, and no further ones are drawn.
+
+    Args:
+        net: the owner's branch in a suspect; its passports are others afterwards.
+        asked: inputs with their labels, at least one.
+        fresh: passports by layer, as many as are compared with.
+        classes: the rate is never less than one over them.
+    """
+    right = _right(net, asked)
+    best = 0
+    for passports in fresh:
+        for name, layer in net.passports.items():
+            layer.renew(passports[name])
+        best = max(best, _right(net, asked))
+        if best >= right:
+            break
+    figures = {"private_accuracy": right / len(asked), "fresh_accuracy": best / len(asked)}
+    if best >= right:
+        return Evidence(right, 0.0, figures)
+    return Evidence(right, binomial_tail(right, len(asked), max(best / len(asked), 1.0 / classes)), figures)
+
+
+def with_head(model: nn.Module, key: Key) -> nn.Module | None:
+    """The suspect with the owner's head, sharing all else; None where it has that head already.
+
+    Raises:
+        Unreadable: it has no head, or one that reads another number of features.
+    """
+    owned = {
+        n: key.tensor(f"{REFERENCE}{HEAD}.{n}") for n in ("weight", "bias") if f"{REFERENCE}{HEAD}.{n}" in key.facts
+    }
+    try:
+        there = models.layer(model, HEAD)
+    except KeyError as error:
+        raise Unreadable(str(error.args[0])) from error
+    classes, width = owned["weight"].shape
+    if getattr(there, "in_features", None) != width:
+        raise Unreadable(
+            f"expected a head of {width} inputs, got {getattr(there, 'in_features', type(there).__name__)}"
+        )
+    state = {name: value.cpu() for name, value in there.state_dict().items()}
+    if set(state) == set(owned) and all(torch.equal(state[name], value) for name, value in owned.items()):
+        return None
+    head = nn.Linear(width, classes, bias="bias" in owned)
+    head.load_state_dict(owned)
+    return sharing(model, {HEAD: head.to(next(there.parameters()).device)}).eval()
+
+
+def _right(net: Branches, asked: Split) -> int:
+    return int((predict(net.private, asked.inputs).argmax(1) == asked.y).sum())

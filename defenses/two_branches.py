@@ -1,0 +1,61 @@
+"""A public branch, which is published, and a private one with passports, trained beside each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.effort import Effort, of_training
+from bench.key import Key
+from bench.task import Task
+from bench.trainer import OwnerTrainer
+from defenses.passport_branches import Form, Statistics
+from defenses.passport_scheme import PassportScheme
+from defenses.passport_training import Objective, Schedule
+
+
+@dataclass(frozen=True)
+class TwoBranches(PassportScheme):
+    """Public and private branch share all weights and are trained beside each other.
+
+    Attributes:
+        schedule: both branches at each step (`together`), or one of them at a time (`alternate`).
+        ratio: share of the steps that train the private branch where they alternate, in (0, 1).
+        statistics: of the private branch, from the first passport layer on; see `Form`.
+        mlp: whether raw scales and shifts go through a bottleneck.
+    """
+
+    schedule: Schedule = "together"
+    ratio: float = 0.5
+    statistics: Statistics = "separate"
+    mlp: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.ratio < 1:
+            raise ValueError(f"expected a ratio in (0, 1), got {self.ratio}")
+
+    def form(self, task: Task) -> Form:
+        """As the parameters say."""
+        return Form(self.carriers(task), self.statistics, self.mlp)
+
+    def effort(self, task: Task) -> Effort:
+        """Each input goes through both branches, or through one of them."""
+        once = of_training(task, task.sizes.train, task.recipe.epochs)
+        return once + once if self.schedule == "together" else once
+
+    def objective(self, key: Key, trainer: OwnerTrainer) -> Objective:
+        """Both branches' losses and the sign loss."""
+        return Objective(
+            2.0 * key.tensor("signature").to(trainer.device) - 1.0,
+            self.strength,
+            self.margin,
+            schedule=self.schedule,
+            ratio=self.ratio,
+            smoothing=trainer.recipe().label_smoothing,
+            extra=self.extra()[0],
+            weight=self.extra()[1],
+        )
+
+    def extra(self) -> tuple[int, float]:
+        """How many inputs are appended to each batch, and the weight of their loss."""
+        return 0, 1.0
