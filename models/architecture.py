@@ -23,6 +23,7 @@ _MODULES = {
     "lenet5": "models.lenet",
     "resnet18": "models.torchvision_nets",
     "vgg16-bn": "models.torchvision_nets",
+    "alexnet": "models.alexnet",
     "pointnet": "models.pointnet",
     "pointnet-basic": "models.pointnet",
 }

@@ -23,6 +23,7 @@ REGISTERED = [
     ("resnet20", (3, 32, 32)),
     ("resnet18", (3, 8, 8)),
     ("vgg16-bn", (3, 32, 32)),
+    ("alexnet", (3, 16, 16)),
     ("pointnet", (3, 20)),
     ("pointnet-basic", (3, 20)),
 ]

@@ -13,6 +13,7 @@ CASES = [
     ("resnet8", (3, 32, 32)),
     ("resnet20", (3, 32, 32)),
     ("lenet5", (1, 28, 28)),
+    ("alexnet", (3, 16, 24)),
     ("pointnet", (3, 20)),
     ("pointnet-basic", (3, 20)),
 ]
@@ -90,6 +91,28 @@ def test_the_shortcut_without_parameters_takes_every_second_pixel_and_pads_chann
     assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
     assert not y[:, :8].any()
     assert not y[:, 24:].any()
+
+
+class TestAlexNet:
+    def test_parameters_are_those_of_the_layers(self):
+        convolutions = 25 * (3 * 64 + 64 * 192) + 9 * (192 * 384 + 384 * 256 + 256 * 256)
+        norms = 2 * (64 + 192 + 384 + 256 + 256)
+        for size, width in ((32, 4096), (8, 256)):
+            count = convolutions + norms + width * 10 + 10
+            assert sum(p.numel() for p in models.build("alexnet", 10, (3, size, size)).parameters()) == count
+        assert convolutions + norms + 40_970 == 2_493_386
+
+    def test_the_deviation_of_weights_is_that_of_their_fan_out(self):
+        torch.manual_seed(0)
+        model = models.build("alexnet", 10, (3, 32, 32))
+        for conv in (model.conv1, model.conv2, model.conv3, model.conv4, model.conv5):
+            fan_out = conv.out_channels * conv.kernel_size[0] ** 2
+            assert float(conv.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+
+    def test_other_sizes_are_refused(self):
+        for shape in ((3, 28, 28), (3, 64)):
+            with pytest.raises(ValueError, match="multiples of 8"):
+                models.build("alexnet", 10, shape)
 
 
 class TestPointNet:
