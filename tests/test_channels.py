@@ -90,6 +90,23 @@ def test_a_shortcut_without_parameters_ties_the_channels_of_a_stage_to_the_middl
     assert graph.classes[new[0]] != graph.classes[first[0]]
 
 
+def test_behind_a_maximum_over_points_scales_are_free_and_signs_are_not():
+    graph = channels(models.build("pointnet-basic", 10, (3, 20)))
+    made, read = graph.by_name["norm3"].outputs, graph.by_name["hidden1"].inputs
+    assert np.array_equal(made.atoms, read.atoms) and np.array_equal(made.gauges, read.gauges)
+    assert graph.scalable[made.gauges].all() and not graph.signable[made.gauges].any()
+    # The dropout between them does nothing once the model is trained.
+    assert graph.by_name["hidden2"].norm == "norm5"
+
+
+def test_a_t_net_holds_what_it_multiplies_and_nothing_of_its_own():
+    graph = channels(models.build("pointnet", 10, (3, 20)))
+    assert (graph.classes[graph.by_name["conv1"].outputs.atoms] == NOTHING).all()
+    assert not graph.scalable[graph.by_name["norm1"].outputs.gauges].any()
+    for name in ("align1.conv1", "align2.hidden2", "conv2"):
+        assert len(set(graph.classes[graph.by_name[name].outputs.atoms]) - {NOTHING}) == 1
+
+
 def test_a_merged_normalization_leaves_the_classes_as_they_are():
     model = KINDS["residual"]([3, 4, 6])
     before, behind = channels(model), channels(merged(model))
