@@ -282,7 +282,7 @@ def _change(before: Tensor, after: Tensor, positions: Tensor) -> dict[str, float
 def _default(model: nn.Module) -> str:
     layers: dict[str, nn.Module] = dict(model.named_modules())
     linear = {n: layer.weight.numel() for n, layer in layers.items() if isinstance(layer, nn.Linear) and n != HEAD}
-    convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
+    convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv1d | nn.Conv2d)]
     if linear:
         return max(linear, key=lambda name: linear[name])
     if convolutions:
