@@ -5,13 +5,23 @@ import dataclasses
 import clouds
 import pytest
 import torch
+from nets import reframed
 
+import models
+from attacks.transfer import Transfer
 from bench import registry
 from bench.attack import AmbiguityAttack, DecoyAttack, Insider
 from bench.bundle import Bundle
 from bench.running import work
 from bench.running.work import Work
 from bench.stream import Stream
+from bench.suspect import Suspect, Target, predict
+from bench.trainer import AttackerTrainer, OwnerTrainer
+from bench.training import training
+from defenses.constant_weight_code import ConstantWeightCode
+from defenses.keyed_weights import Carrier
+from defenses.ticket_key import TicketKey
+from defenses.uchida import Uchida, mean_filter
 
 KNOWN = registry.discover()
 CPU = torch.device("cpu")
@@ -123,3 +133,93 @@ def test_every_attack_runs_or_says_why_not(name, points):
     accuracies, evidence = points.judged(scheme, Bundle(made.models))
     assert len(accuracies) == len(evidence) >= 1
     assert all(one["log10_p"] <= 0 and one["reason"] is None for one in evidence)
+
+
+class TestPointNetWithAlignment:
+    """What its T-Nets change for those that look into a model."""
+
+    def test_the_same_schemes_refuse_it_and_those_that_score_kernels(self):
+        task = clouds.task("pointnet")
+        refused = {name: reason for name, one in DEFENSES.items() if (reason := one.applies_to(task))}
+        assert refused.keys() == {*REFUSING, "ticket-key"}
+        assert "cannot be scored" in refused["ticket-key"]
+        assert TicketKey(layers=("conv2", "conv3", "hidden1")).applies_to(task) is None
+        assert [name for name, one in ATTACKS.items() if one.applies_to(task)] == []
+
+    def test_a_code_goes_into_the_largest_hidden_layer_and_not_into_a_matrix(self):
+        assert Carrier.of(models.skeleton("pointnet", 5, (3, 64)), ()).names == ("hidden1",)
+        assert Uchida().draw(clouds.task("pointnet"), Stream(("key",))).text("layer") == "conv3"
+
+
+@pytest.mark.parametrize("model", ["pointnet-basic", "pointnet"])
+@pytest.mark.parametrize("defense", [Uchida(strength=0.3, canonical=True), ConstantWeightCode(canonical=True)])
+def test_free_moves_hide_a_mark_from_the_raw_reading_alone(defense, model):
+    task, parts = clouds.task(model, epochs=4), clouds.parts()
+    trainer = OwnerTrainer(task, parts.train, parts.heldout, Stream(("owner",)))
+    marked, key, _ = defense.protect(trainer, defense.draw(task, Stream(("key",))))
+    moved = reframed(marked, 1)
+    torch.testing.assert_close(predict(moved, parts.test.x), predict(marked, parts.test.x), rtol=1e-3, atol=1e-3)
+    before, behind = (defense.verify(Suspect.of(one), key, trainer) for one in (marked, moved))
+    assert before.log10_p < -6
+    assert behind.log10_p == pytest.approx(before.log10_p)
+    assert behind.figures["log10_p.raw"] > -3
+
+
+def test_the_mean_filter_of_a_convolution_of_points_has_a_weight_for_each_input():
+    conv = torch.nn.Conv1d(4, 3, 1)
+    torch.testing.assert_close(mean_filter(conv), sum(conv.weight[o, :, 0] for o in range(3)) / 3)
+    assert "mean filter has 64" in Uchida(layer="conv2", bits=65).applies_to(clouds.task())
+
+
+def test_a_second_task_renews_the_first_convolution_and_the_classifier():
+    task, parts = clouds.task(), clouds.parts()
+    net = task.new_model(Stream(("net",)))
+    trainer = AttackerTrainer(task, parts.attacker.inputs, parts.attacker.take(16), Stream(("attacker",)))
+    trainer.training = lambda model, data, *args, **options: iter([1]) if set(data.y.tolist()) == {0, 1} else None
+    ((_, model),) = Transfer(epochs=1).run(Target(net, "white-box"), trainer)
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, model.state_dict()[name])}
+    assert changed == {"conv1.weight", "head.weight", "head.bias"}
+
+
+class TestTraining:
+    def trained(self, epochs=1, seed=0, **recipe):
+        task, parts = clouds.task(epochs=epochs, **recipe), clouds.parts()
+        model = task.new_model(Stream(("net",)))
+        # As some earlier work might have left it.
+        torch.manual_seed(seed)
+        for _ in training(model, parts.train, task.recipe, Stream(("training",))):
+            pass
+        return model, parts
+
+    def test_classes_are_learnt(self):
+        model, parts = self.trained(epochs=20)
+        assert float((predict(model, parts.test.x).argmax(1) == parts.test.y).double().mean()) > 0.9
+
+    def test_dropout_comes_from_the_stream_and_leaves_the_global_generator_alone(self):
+        first = self.trained(seed=1)[0].state_dict()
+        after = torch.rand(3)
+        second = self.trained(seed=2)[0].state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        torch.manual_seed(1)
+        assert torch.equal(after, torch.rand(3))
+
+    def test_every_epoch_drops_others(self, monkeypatch):
+        seen = []
+        drop = torch.nn.Dropout.forward
+
+        def dropping(self, x):
+            y = drop(self, x)
+            seen.append((y == 0)[:, :40])
+            return y
+
+        monkeypatch.setattr(torch.nn.Dropout, "forward", dropping)
+        self.trained(epochs=2)
+        assert len(seen) == 6
+        assert not any(torch.equal(seen[0], other) for other in seen[1:])
+        assert 0.3 < torch.cat(seen).double().mean() < 0.5
+
+    def test_what_is_meant_for_images_leaves_points_as_they_are(self):
+        plain, images = self.trained()[0], self.trained(shift=2, flip=True)[0]
+        for name, value in plain.state_dict().items():
+            assert torch.equal(value, images.state_dict()[name])
+            assert value.is_contiguous()
