@@ -47,7 +47,8 @@ class Carrier:
 
     @classmethod
     def of(cls, model: nn.Module, layers: tuple[str, ...]) -> Carrier:
-        """The named layers; without names the largest linear layer that is no head, the last of equals, else the last convolution.
+        """The named layers; without names the largest linear layer that is no head (the last of equals), else the last
+        convolution.
 
         Raises:
             KeyError: no such layer, or one that is neither convolution nor linear.

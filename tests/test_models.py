@@ -78,6 +78,9 @@ def test_unknown_names_and_shapes_are_refused():
         models.build("vgg8", 10, (1, 9, 9))
     with pytest.raises(ValueError, match="16x16"):
         models.build("lenet5", 10, (1, 8, 8))
+    for name in ("vgg8", "lenet5", "resnet8", "resnet18", "vgg16-bn", "alexnet"):
+        with pytest.raises(ValueError, match=r"expects images.*\(3, 64\)"):
+            models.build(name, 10, (3, 64))
     with pytest.raises(KeyError, match="conv1"):
         models.layer(models.build("vgg8", 10, (1, 8, 8)), "convl")
 
