@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ def training(
             every device computes faster: index their weights, `view(-1)` is an error.
         data: what it is trained on.
         recipe: how.
-        stream: data order and augmentation come from it.
+        stream: data order, augmentation and what layers draw (dropout) come from it.
         hooks: what a method adds.
         trainable: names of layers; everything outside them is frozen, its statistics too. None for all.
         masks: parameter name to a 0/1 mask of its shape; held after each step.
@@ -57,8 +58,9 @@ def training(
     try:
         for epoch in range(1, recipe.epochs + 1):
             _mode(model, trainable)
-            for x, y in _batches(data, recipe, size, order, chance):
-                step(x, y)
+            with _drawing_from(stream.child("layers", epoch), data.y.device):
+                for x, y in _batches(data, recipe, size, order, chance):
+                    step(x, y)
             if hooks.after_epoch:
                 hooks.after_epoch(model, epoch)
             yield epoch
@@ -76,6 +78,14 @@ def _batches(
     augmented = Augmentation.draw(recipe, whole, chance, data.inputs.place)
     for start in range(0, whole, size):
         yield augmented(data.inputs.batch(rows[start : start + size]), start), labels[start : start + size]
+
+
+@contextlib.contextmanager
+def _drawing_from(stream: Stream, device: torch.device) -> Iterator[None]:
+    """What layers draw comes from the stream; torch's own generators are left as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(stream.seed)
+        yield
 
 
 @dataclass

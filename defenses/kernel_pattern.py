@@ -41,7 +41,10 @@ def kernel_pattern(mask: Tensor) -> Tensor:
 
 
 def sites(shapes: Mapping[str, tuple[int, ...]], side: int) -> dict[str, tuple[int, int]]:
-    """How many rows and columns a window can begin at, by name, of the convolutions in which there is room for it."""
+    """How many rows and columns a window can begin at, by name, of the convolutions in which there is room for it.
+
+    Kernels must have two dimensions: those of one weight could not give any away and live on, as `written` asks.
+    """
     return {
         name: (shape[0] - side + 1, shape[1] - side + 1)
         for name, shape in shapes.items()

@@ -47,7 +47,8 @@ class Carrier:
 
     @classmethod
     def of(cls, model: nn.Module, layers: tuple[str, ...]) -> Carrier:
-        """The named layers; without names the largest linear layer that is not the head, else the last convolution.
+        """The named layers; without names the largest linear layer that is no head (the last of equals), else the last
+        convolution.
 
         Raises:
             KeyError: no such layer, or one that is neither convolution nor linear.
@@ -281,10 +282,12 @@ def _change(before: Tensor, after: Tensor, positions: Tensor) -> dict[str, float
 
 def _default(model: nn.Module) -> str:
     layers: dict[str, nn.Module] = dict(model.named_modules())
-    linear = {n: layer.weight.numel() for n, layer in layers.items() if isinstance(layer, nn.Linear) and n != HEAD}
-    convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
+    # Parts of a net may have heads of their own, which may begin as zeros.
+    hidden = {name: layer for name, layer in layers.items() if name.rpartition(".")[2] != HEAD}
+    linear = {name: layer.weight.numel() for name, layer in hidden.items() if isinstance(layer, nn.Linear)}
+    convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv1d | nn.Conv2d)]
     if linear:
-        return max(linear, key=lambda name: linear[name])
+        return max(reversed(linear), key=lambda name: linear[name])
     if convolutions:
         return convolutions[-1]
     raise KeyError("the model has neither a convolution nor a linear layer beside its head")

@@ -29,6 +29,7 @@ from defenses.kernel_scores import Score, ranked
 from defenses.lottery_ticket import Masks, heldout_accuracy, prunable
 from defenses.sparse_mask import SparseMask, masked
 from models import joined, parted
+from models.kernels import kernels
 
 REWOUND = "rewound."
 
@@ -76,11 +77,16 @@ class TicketKey(SparseMask):
             )
 
     def applies_to(self, task: Task) -> str | None:
-        """Also needs a ticket with weights enough for a key."""
-        reason = super().applies_to(task)
-        if reason is None and self.length(self.size(task)) < 1:
+        """Also needs a ticket with weights enough for a key, and layers whose kernels can be followed."""
+        if reason := super().applies_to(task):
+            return reason
+        if self.length(self.size(task)) < 1:
             return f"a share of {self.share} of {self.size(task)} weights is none"
-        return reason
+        try:
+            kernels(task.skeleton, [name.removesuffix(".weight") for name in prunable(task.skeleton, self.layers)])
+        except ValueError as error:
+            return f"the kernels of {task.model} cannot be scored: {error}"
+        return None
 
     def length(self, size: int) -> int:
         """The key's length n, for a ticket of so many weights."""

@@ -108,7 +108,7 @@ class TicketQr(SparseMask):
         if reason is None and not self._sites(task):
             which = f"{self.layer!r} is none of" if self.layer else "there is none among"
             return (
-                f"a convolution of at least {self.side} x {self.side} kernels is needed, "
+                f"a two-dimensional convolution of at least {self.side} x {self.side} kernels is needed, "
                 f"{which} {', '.join(name.removesuffix('.weight') for name in prunable(task.skeleton, self.layers))}"
             )
         return reason

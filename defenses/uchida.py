@@ -25,6 +25,8 @@ from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
 
+Convolution = nn.Conv1d | nn.Conv2d
+
 
 @dataclass(frozen=True)
 class Uchida(Defense):
@@ -127,22 +129,22 @@ def _read(model: nn.Module, key: Key) -> Evidence:
     return Evidence(right, binomial_tail(right, len(message), 0.5), {"bit_error": error_rate})
 
 
-def mean_filter(convolution: nn.Conv2d) -> Tensor:
-    """The mean over the output channels, flattened: M = in_channels * height * width numbers (section 3.1)."""
+def mean_filter(convolution: Convolution) -> Tensor:
+    """The mean over the output channels, flattened: M = in_channels * kernel numbers (section 3.1)."""
     return convolution.weight.float().mean(0).flatten()
 
 
 def _chosen(model: nn.Module, layer: str) -> str:
     if layer:
         return layer
-    convolutions: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    convolutions: list[str] = [name for name, module in model.named_modules() if isinstance(module, Convolution)]
     if not convolutions:
         raise KeyError("the model has no convolution")
     return convolutions[-1]
 
 
-def _convolution(model: nn.Module, name: str) -> nn.Conv2d:
+def _convolution(model: nn.Module, name: str) -> Convolution:
     found = models.layer(model, name)
-    if not isinstance(found, nn.Conv2d):
+    if not isinstance(found, Convolution):
         raise KeyError(f"layer {name!r} is a {type(found).__name__}, not a convolution")
     return found

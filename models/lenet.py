@@ -16,6 +16,8 @@ class LeNet5(nn.Sequential):
     """
 
     def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        if len(shape) != 3:
+            raise ValueError(f"lenet5 expects images, got inputs of shape {tuple(shape)}")
         channels, height, width = shape
         if min(height, width) < 16:
             raise ValueError(f"lenet5 expects at least 16x16 pixels, got {height}x{width}")

@@ -39,6 +39,8 @@ class CifarResNet(nn.Module):
 
     def __init__(self, blocks: int, classes: int, shape: tuple[int, ...]) -> None:
         super().__init__()
+        if len(shape) != 3:
+            raise ValueError(f"a residual net expects images, got inputs of shape {tuple(shape)}")
         channels, height, width = shape
         if min(height, width) < 4:
             raise ValueError(f"a residual net expects at least 4x4 pixels, got {height}x{width}")

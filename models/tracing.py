@@ -54,7 +54,7 @@ class Follower(fx.Interpreter):
     Attributes:
         met: layer name to labels, in the order of the first call.
         calls: how often each layer was called.
-        behind: layer name to the only module that reads its output.
+        behind: layer name to the only module that reads its output; dropout between them is passed over.
         touched: (node, position), and the labels that the node has there.
         atom_edges: pairs of arrays of atoms that are the same; `gauge_edges` likewise.
         frozen_atoms: arrays of atoms that must stay; `frozen_gauges` likewise.
@@ -257,9 +257,9 @@ class Follower(fx.Interpreter):
         self.calls[name] = self.calls.get(name, 0) + 1
         if name not in self.met:
             self.met[name] = Met(labels, outputs())
-            readers = list(n.users)
-            if len(readers) == 1 and readers[0].op == "call_module":
-                self.behind[name] = str(readers[0].target)
+            reader = self._reader(n)
+            if reader is not None and reader.op == "call_module":
+                self.behind[name] = str(reader.target)
             return self.met[name].outputs
         # Met again: one set of weights, so what comes in and what goes out is one as well.
         first = self.met[name].inputs
@@ -268,6 +268,14 @@ class Follower(fx.Interpreter):
         for one in (first.at(lone), labels.at(lone)):
             self._freeze(one)
         return self.met[name].outputs
+
+    def _reader(self, n: fx.Node) -> fx.Node | None:
+        """The only node that reads one; past dropout, which does nothing in evaluation mode."""
+        if len(n.users) != 1:
+            return None
+        (reader,) = n.users
+        dropout = reader.op == "call_module" and isinstance(self.fetch_attr(str(reader.target)), nn.Dropout)
+        return self._reader(reader) if dropout else reader
 
 
 Some = TypeVar("Some", bound=Follower)
@@ -298,7 +306,8 @@ _MODULES: dict[type, Rule] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Linear), Follower.weigh),
     **dict.fromkeys(NORMALIZATIONS, Follower.normalize),
     **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d), Follower.keep),
-    **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AdaptiveMaxPool2d), Follower.homogeneous),
+    **dict.fromkeys((nn.ReLU, nn.LeakyReLU), Follower.homogeneous),
+    **dict.fromkeys((nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d), Follower.homogeneous),
     **dict.fromkeys((nn.Tanh, nn.ReLU6, nn.GELU, nn.SiLU, nn.ELU, nn.Hardtanh, nn.Hardswish), Follower.bounded),
     **dict.fromkeys((nn.Sigmoid, nn.Softplus, nn.Hardsigmoid), Follower.shifted),
     nn.Flatten: Follower.flatten,

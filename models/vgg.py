@@ -17,6 +17,8 @@ class VGG8(nn.Sequential):
     """
 
     def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        if len(shape) != 3:
+            raise ValueError(f"vgg8 expects images, got inputs of shape {tuple(shape)}")
         channels, height, width = shape
         if height % 4 or width % 4:
             raise ValueError(f"vgg8 expects height and width in multiples of 4, got {height}x{width}")

@@ -18,12 +18,12 @@ def lived_in(model, seed=0):
     """The model with random statistics, gains of either sign, and biases."""
     chance = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.running_mean.normal_(generator=chance)
             module.running_var.uniform_(0.1, 2.0, generator=chance)
             module.weight.data.normal_(1.0, 0.5, generator=chance)
             module.bias.data.normal_(0.0, 0.3, generator=chance)
-        elif isinstance(module, nn.Conv2d | nn.Linear):
+        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             module.weight.data.normal_(0.0, module.weight[0].numel() ** -0.5, generator=chance)
             if module.bias is not None:
                 module.bias.data.normal_(0.0, 0.1, generator=chance)
@@ -67,7 +67,37 @@ def residual(widths, seed=0):
     return lived_in(model, seed)
 
 
-KINDS = {"plain": plain, "vgg_like": vgg_like, "residual": residual}
+def points(widths, seed=0):
+    """Three convolutions of points, their maximum and two hidden layers."""
+    model = models.build("pointnet-basic", 10, (3, 12))
+    narrow(model, 3, list(widths) * 2)
+    model.head = nn.Linear(model.hidden2.out_features, 10)
+    return lived_in(model, seed)
+
+
+def aligned(widths, seed=0):
+    """The same with T-Nets; what stands between them keeps its width."""
+    model, widths = models.build("pointnet", 10, (3, 12)), list(widths) * 2
+    for part, before in ((model.align1, 3), (model.align2, 64)):
+        narrow(part, before, widths)
+        part.head = nn.Linear(part.hidden2.out_features, before * before)
+    narrow(model, 3, [64, *widths])
+    model.head = nn.Linear(model.hidden2.out_features, 10)
+    return lived_in(model, seed)
+
+
+def narrow(net, before, widths):
+    """Give the five layers behind each other in a PointNet or T-Net other widths."""
+    for number, after in enumerate(widths[:5], start=1):
+        if number <= 3:
+            setattr(net, f"conv{number}", nn.Conv1d(before, after, 1, bias=False))
+        else:
+            setattr(net, f"hidden{number - 3}", nn.Linear(before, after))
+        setattr(net, f"norm{number}", nn.BatchNorm1d(after))
+        before = after
+
+
+KINDS = {"plain": plain, "vgg_like": vgg_like, "residual": residual, "points": points, "aligned": aligned}
 
 
 def reframed(model, seed, moves=MOVES, spread=10.0):
@@ -95,10 +125,13 @@ def merged(model):
         old, norm = made.get_submodule(layer.name), made.get_submodule(layer.norm)
         slope = norm.weight / (norm.running_var + norm.eps).sqrt()
         bias = 0.0 if old.bias is None else old.bias
-        new = nn.Conv2d(
-            old.in_channels, old.out_channels, old.kernel_size, stride=old.stride, padding=old.padding, bias=True
-        )
-        new.weight.data = (old.weight * slope[:, None, None, None]).detach()
+        if isinstance(old, nn.Linear):
+            new = nn.Linear(old.in_features, old.out_features)
+        else:
+            new = type(old)(
+                old.in_channels, old.out_channels, old.kernel_size, stride=old.stride, padding=old.padding, bias=True
+            )
+        new.weight.data = (old.weight * slope.view(-1, *[1] * (old.weight.dim() - 1))).detach()
         new.bias.data = (norm.bias + slope * (bias - norm.running_mean)).detach()
         put(made, layer.name, new)
         put(made, layer.norm, nn.Identity())

@@ -36,7 +36,14 @@ def test_any_combination_of_moves_is_undone(kind, widths, moves, seed):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("vgg8", (1, 8, 8)), ("lenet5", (1, 28, 28)), ("resnet20", (3, 32, 32)), ("resnet18", (3, 8, 8))],
+    [
+        ("vgg8", (1, 8, 8)),
+        ("lenet5", (1, 28, 28)),
+        ("resnet20", (3, 32, 32)),
+        ("resnet18", (3, 8, 8)),
+        ("pointnet", (3, 20)),
+        ("pointnet-basic", (3, 20)),
+    ],
 )
 def test_they_are_undone_on_the_architectures_of_the_benchmark(name, shape):
     reference = lived_in(models.build(name, 10, shape))
@@ -66,7 +73,7 @@ def test_the_reference_itself_stays_bit_for_bit_and_shares_no_memory():
     assert not any(part.training for part in found.modules())
 
 
-@given(kind=st.sampled_from(["vgg_like", "residual"]), widths=WIDTHS, seed=SEEDS)
+@given(kind=st.sampled_from(["vgg_like", "residual", "points", "aligned"]), widths=WIDTHS, seed=SEEDS)
 @settings(max_examples=25)
 def test_merged_normalization_is_unfolded(kind, widths, seed):
     reference = KINDS[kind](widths, seed)
@@ -199,7 +206,7 @@ class TestNothingCountedIsRead:
     @given(kind=st.sampled_from(sorted(KINDS)), seed=SEEDS, place=st.integers(0, 20))
     @settings(max_examples=25)
     def test_positions(self, kind, seed, place):
-        reference = KINDS[kind]([6, 7, 8], seed)
+        reference = KINDS[kind]([31, 32, 33] if kind == "points" else [6, 7, 8], seed)
         suspect, chance = noisy(reference, seed + 1, 0.02), torch.Generator().manual_seed(seed)
         wide = [n for n, p in reference.named_parameters() if p.dim() > 1 and p[0].numel() > 30]
         name = wide[place % len(wide)]

@@ -23,18 +23,27 @@ REGISTERED = [
     ("resnet20", (3, 32, 32)),
     ("resnet18", (3, 8, 8)),
     ("vgg16-bn", (3, 32, 32)),
+    ("alexnet", (3, 16, 16)),
+    ("pointnet", (3, 20)),
+    ("pointnet-basic", (3, 20)),
 ]
+# What a T-Net reads a matrix for, which mixes its channels; the head of a T-Net gives the matrix.
+MIXED = {"pointnet": {"conv1", "norm1", "align1.head", "align2.head"}}
 
 
 @pytest.mark.parametrize(("name", "shape"), REGISTERED)
 def test_every_inner_channel_of_every_architecture_can_move(name, shape):
-    graph = channels(models.skeleton(name, 10, shape))
+    graph, fixed = channels(models.skeleton(name, 10, shape)), {"head"} | MIXED.get(name, set())
     for layer in graph.layers:
         rows = graph.classes[layer.outputs.atoms]
-        assert (rows == NOTHING).all() if layer.name == "head" else (rows != NOTHING).all()
-        assert graph.scalable[layer.outputs.gauges].all() != (layer.name == "head")
+        assert (rows == NOTHING).all() if layer.name in fixed else (rows != NOTHING).all()
+        # A normalization takes away any scale and sign before it.
+        assert graph.scalable[layer.outputs.gauges].all() == (layer.name not in fixed or layer.norm is not None)
         if layer.norm:
             assert graph.signable[layer.outputs.gauges].all()
+
+
+def test_these_are_all_architectures():
     assert {name for name, _ in REGISTERED} == set(models.names())
 
 
@@ -79,6 +88,23 @@ def test_a_shortcut_without_parameters_ties_the_channels_of_a_stage_to_the_middl
     new = np.concatenate([second[:8], second[24:]])
     assert len(set(graph.classes[new])) == len(set(graph.classes[first])) == 1
     assert graph.classes[new[0]] != graph.classes[first[0]]
+
+
+def test_behind_a_maximum_over_points_scales_are_free_and_signs_are_not():
+    graph = channels(models.build("pointnet-basic", 10, (3, 20)))
+    made, read = graph.by_name["norm3"].outputs, graph.by_name["hidden1"].inputs
+    assert np.array_equal(made.atoms, read.atoms) and np.array_equal(made.gauges, read.gauges)
+    assert graph.scalable[made.gauges].all() and not graph.signable[made.gauges].any()
+    # The dropout between them does nothing once the model is trained.
+    assert graph.by_name["hidden2"].norm == "norm5"
+
+
+def test_a_t_net_holds_what_it_multiplies_and_nothing_of_its_own():
+    graph = channels(models.build("pointnet", 10, (3, 20)))
+    assert (graph.classes[graph.by_name["conv1"].outputs.atoms] == NOTHING).all()
+    assert not graph.scalable[graph.by_name["norm1"].outputs.gauges].any()
+    for name in ("align1.conv1", "align2.hidden2", "conv2"):
+        assert len(set(graph.classes[graph.by_name[name].outputs.atoms]) - {NOTHING}) == 1
 
 
 def test_a_merged_normalization_leaves_the_classes_as_they_are():

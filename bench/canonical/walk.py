@@ -67,13 +67,14 @@ class Walk:
         weight = gathered(self._read_columns(layer), places, scales)
         bias = torch.zeros(len(there.outputs)) if module.bias is None else module.bias.detach().cpu()
         if layer.norm is not None and layer.norm not in self._theirs.by_name:
-            self._write_merged(layer.norm, there, places, scales, bias)
-            bias = torch.zeros_like(bias)
-        elif layer.norm is not None:
-            self._write_norm(layer.norm, places, scales)
+            bias = self._write_merged(layer, layer.norm, places, scales, gathered(bias, places))
+        else:
+            bias = gathered(bias, places, scales)
+            if layer.norm is not None:
+                self._write_norm(layer.norm, places, scales)
         if module.bias is not None and layer.norm is None and self._reference[layer.name].bias is None:
             raise Unreadable(f"layer {layer.name!r} of the suspect has a bias, that of the reference has none")
-        self._write(layer.name, {"weight": weight, "bias": gathered(bias, places, scales)})
+        self._write(layer.name, {"weight": weight, "bias": bias})
         del self._weights[layer.name]
         self._rows.pop(layer.name, None)
 
@@ -208,17 +209,26 @@ class Walk:
         self._write(name, norm.between(before, behind, self._reference[name].eps).state())
         self._state[f"{name}.num_batches_tracked"] = self._suspect[name].num_batches_tracked.detach().cpu().clone()
 
-    def _write_merged(self, name: str, there: Layer, places: np.ndarray, before: np.ndarray, bias: Tensor) -> None:
-        """Write a normalization where the suspect has it merged: with the reference's statistics, the same function."""
+    def _write_merged(self, layer: Layer, name: str, places: np.ndarray, before: np.ndarray, bias: Tensor) -> Tensor:
+        """Write a normalization where the suspect has it merged: with the reference's statistics, the same function.
+
+        Returns:
+            The bias of the layer before it: the reference's, where it has one.
+        """
         ours, s = Normalization.of(self._reference[name]), torch.from_numpy(before)
-        # Statistics that are counted are no business of the reference's.
-        mean = self._uncounted(f"{name}.running_mean", ours.mean, 0.0)
+        held = self._reference[layer.name].bias
+        own = torch.zeros(len(places)) if held is None else held.detach().cpu()
+        # What is counted is no business of the reference's.
+        own = self._uncounted(f"{layer.name}.bias", own, 0.0)
+        mean = self._uncounted(f"{name}.running_mean", ours.mean, 0.0) - own
         var = self._uncounted(f"{name}.running_var", ours.var, 1.0)
-        norm = Normalization.standing_for(gathered(bias.double(), places), mean / s, var / s**2, ours.eps)
+        norm = Normalization.standing_for(bias.double(), mean / s, var / s**2, ours.eps)
         norm = norm._replace(gain=norm.gain * torch.from_numpy(places != NOTHING))
-        behind = of_gauges(self._factors, there.outputs)[places]
-        self._write(name, norm.between(before, behind).state())
+        behind = of_gauges(self._factors, self._theirs.by_name[layer.name].outputs)[places]
+        norm = norm.between(before, behind)
+        self._write(name, norm._replace(mean=norm.mean + own).state())
         self._state[f"{name}.num_batches_tracked"] = self._reference[name].num_batches_tracked.detach().cpu().clone()
+        return own
 
     def _uncounted(self, name: str, values: Tensor, instead: float) -> Tensor:
         mask = self._counted.get(name)
