@@ -236,7 +236,14 @@ class PassportScheme(Defense):
         task = trainer.task
         passports = self.passports_of(key.tensor("passports"), task)
         bits = evidence.signature(model, key.tensor("signature"), passports, self.widths(task))
-        held = self.fidelity(model, key, trainer, passports)
+        # Everything but the bits: thousands of keys differ in these alone.
+        facts = [key.tensor(name) for name in sorted(key.facts) if isinstance(key.facts[name], Tensor)]
+        asked = trainer.heldout.take(evidence.ASKED)
+        held = evidence.Question.about(
+            (self.label, task.name, *trainer.stream.path, *model.state_dict()),
+            (*model.state_dict().values(), *facts, *passports.values(), asked.inputs.stored, asked.y),
+            lambda: self.fidelity(model, key, trainer, passports),
+        ).answer()
         found = all_of({"signature": bits, "fidelity": held})
         return replace(found, statistic=bits.statistic, figures={**found.figures, **bits.figures, **held.figures})
 

@@ -163,7 +163,8 @@ class _CellPlanner:
         owner = {**common, "judge": self.dag.judge(defense, surrogates, Input(protect, "secret"))}
         if attack.kind != "ambiguity":
             return [("owner", owner)]
-        forger = {**common, "judge": self.dag.judge(defense, surrogates, Input(surrogates, "public"))}
+        forged, secret = Input(surrogates, "public"), Input(protect, "secret")
+        forger = {**common, "judge": self.dag.judge(defense, surrogates, forged, owner=secret)}
         return [("forger", forger), ("owner", owner)]
 
     def _reference(self, clean: Defense, attack: Attack) -> dict[str, str]:

@@ -133,9 +133,11 @@ class JobPlanner:
         label = f"measure {self.jobs[surrogates].label}"
         return self._job("measure", "owner", label, spec, {"surrogates": Input(surrogates, "public")}, [])
 
-    def judge(self, defense: Defense, surrogates: str, key: Input) -> str:
-        """A key's evidence on surrogates, by its defense."""
+    def judge(self, defense: Defense, surrogates: str, key: Input, owner: Input | None = None) -> str:
+        """A key's evidence on surrogates, by its defense; of a forged one also how far it agrees with the owner's."""
         inputs = {"surrogates": Input(surrogates, "public"), "key": key}
+        if owner is not None:
+            inputs["owner"] = owner
         label = f"judge {self.jobs[surrogates].label} by {defense.label}"
         return self._job(
             "judge", "owner", label, {"plugin": self._spec(defense)}, inputs, [(defense, _METHODS["judge"])]

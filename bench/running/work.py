@@ -183,11 +183,13 @@ def measure(work: Work) -> Result:
 
 
 def judge(work: Work) -> Result:
-    """Verify a key on each surrogate."""
+    """Verify a key on each surrogate; a forged one is also compared with the owner's."""
     key, trainer = bundle_to_key(work.bundles["key"]), owner(work)
+    alike = _agreement(work.plugin, key, bundle_to_key(work.bundles["owner"])) if "owner" in work.bundles else {}
     evidence = []
     for model in _in_order(work.bundles["surrogates"]):
-        evidence.append(_verify(work, model.to(work.device), key, trainer))
+        found = _verify(work, model.to(work.device), key, trainer)
+        evidence.append({**found, "figures": {**found["figures"], **alike}})
     return {"evidence": evidence}, {}
 
 
@@ -232,6 +234,16 @@ def _verify(work: Work, model: nn.Module, key: Key, trainer: OwnerTrainer) -> di
         "reason": None if evidence.reason is None else str(evidence.reason),
         "queries": suspect.queries,
         "seconds": _clock(work) - started,
+    }
+
+
+def _agreement(defense: Defense, forged: Key, owned: Key) -> dict[str, float]:
+    """For each uniform part the share of symbols in which a forged key is the owner's."""
+    pairs = {name: (forged.drawn.get(name), owned.drawn.get(name)) for name in defense.uniform}
+    return {
+        f"agreement.{name}": float((first == second).double().mean())
+        for name, (first, second) in pairs.items()
+        if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor) and first.shape == second.shape
     }
 
 
