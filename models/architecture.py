@@ -23,19 +23,26 @@ _MODULES = {
     "lenet5": "models.lenet",
     "resnet18": "models.torchvision_nets",
     "vgg16-bn": "models.torchvision_nets",
+    "alexnet": "models.alexnet",
+    "pointnet": "models.pointnet",
+    "pointnet-basic": "models.pointnet",
 }
 
 # Layer type -> the attributes that its constructor takes.
 _LAYERS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv1d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias"),
     nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias"),
     nn.Linear: ("in_features", "out_features", "bias"),
+    nn.BatchNorm1d: ("num_features", "eps", "momentum", "affine", "track_running_stats"),
     nn.BatchNorm2d: ("num_features", "eps", "momentum", "affine", "track_running_stats"),
     nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
     nn.ReLU: (),
     nn.Identity: (),
+    nn.Dropout: ("p",),
     nn.Flatten: ("start_dim", "end_dim"),
     nn.MaxPool2d: ("kernel_size", "stride", "padding"),
     nn.AdaptiveAvgPool2d: ("output_size",),
+    nn.AdaptiveMaxPool1d: ("output_size",),
 }
 _BY_NAME = {kind.__name__: kind for kind in _LAYERS}
 
@@ -100,7 +107,7 @@ def weights_of(model: nn.Module, layers: Collection[str] = ()) -> dict[str, Tens
     chosen = {name: layer(model, name) for name in layers} if layers else dict(model.named_modules())
     found: dict[str, Tensor] = {}
     for name, module in chosen.items():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             found[name] = module.weight
         elif layers:
             raise KeyError(f"layer {name!r} is a {type(module).__name__}, neither a convolution nor linear")

@@ -18,12 +18,12 @@ def lived_in(model, seed=0):
     """The model with random statistics, gains of either sign, and biases."""
     chance = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.running_mean.normal_(generator=chance)
             module.running_var.uniform_(0.1, 2.0, generator=chance)
             module.weight.data.normal_(1.0, 0.5, generator=chance)
             module.bias.data.normal_(0.0, 0.3, generator=chance)
-        elif isinstance(module, nn.Conv2d | nn.Linear):
+        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             module.weight.data.normal_(0.0, module.weight[0].numel() ** -0.5, generator=chance)
             if module.bias is not None:
                 module.bias.data.normal_(0.0, 0.1, generator=chance)

@@ -8,7 +8,15 @@ from torch import nn
 
 import models
 
-CASES = [("vgg8", (1, 8, 8)), ("resnet8", (3, 32, 32)), ("resnet20", (3, 32, 32)), ("lenet5", (1, 28, 28))]
+CASES = [
+    ("vgg8", (1, 8, 8)),
+    ("resnet8", (3, 32, 32)),
+    ("resnet20", (3, 32, 32)),
+    ("lenet5", (1, 28, 28)),
+    ("alexnet", (3, 16, 24)),
+    ("pointnet", (3, 20)),
+    ("pointnet-basic", (3, 20)),
+]
 
 
 @pytest.mark.parametrize(
@@ -83,3 +91,75 @@ def test_the_shortcut_without_parameters_takes_every_second_pixel_and_pads_chann
     assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
     assert not y[:, :8].any()
     assert not y[:, 24:].any()
+
+
+class TestAlexNet:
+    def test_parameters_are_those_of_the_layers(self):
+        convolutions = 25 * (3 * 64 + 64 * 192) + 9 * (192 * 384 + 384 * 256 + 256 * 256)
+        norms = 2 * (64 + 192 + 384 + 256 + 256)
+        for size, width in ((32, 4096), (8, 256)):
+            count = convolutions + norms + width * 10 + 10
+            assert sum(p.numel() for p in models.build("alexnet", 10, (3, size, size)).parameters()) == count
+        assert convolutions + norms + 40_970 == 2_493_386
+
+    def test_the_deviation_of_weights_is_that_of_their_fan_out(self):
+        torch.manual_seed(0)
+        model = models.build("alexnet", 10, (3, 32, 32))
+        for conv in (model.conv1, model.conv2, model.conv3, model.conv4, model.conv5):
+            fan_out = conv.out_channels * conv.kernel_size[0] ** 2
+            assert float(conv.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+
+    def test_other_sizes_are_refused(self):
+        for shape in ((3, 28, 28), (3, 64)):
+            with pytest.raises(ValueError, match="multiples of 8"):
+                models.build("alexnet", 10, shape)
+
+
+class TestPointNet:
+    def cloud(self, count=20):
+        return torch.randn(4, 3, count, generator=torch.Generator().manual_seed(0))
+
+    @staticmethod
+    def after_training(name):
+        """With statistics and T-Nets as they are after a step."""
+        torch.manual_seed(0)
+        model = models.build(name, 5, (3, 20)).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        nn.functional.cross_entropy(model(torch.randn(8, 3, 20)), torch.arange(8) % 5).backward()
+        optimizer.step()
+        return model.eval()
+
+    def test_parameters_are_those_of_the_layers(self):
+        features = 3 * 64 + 64 * 128 + 128 * 1024 + 2 * (64 + 128 + 1024)
+        hidden = (1024 * 512 + 512) + (512 * 256 + 256) + 2 * (512 + 256)
+        basic = features + hidden + (256 * 40 + 40)
+        aligned = sum(features + (k - 3) * 64 + hidden + 256 * k * k + k * k for k in (3, 64))
+        for name, count in (("pointnet-basic", basic), ("pointnet", basic + aligned)):
+            assert sum(p.numel() for p in models.build(name, 40, (3, 1024)).parameters()) == count
+        assert (basic, basic + aligned) == (809_832, 3_467_825)
+
+    @pytest.mark.parametrize("name", ["pointnet", "pointnet-basic"])
+    def test_the_order_and_the_doubles_of_points_do_not_matter(self, name):
+        model, x = self.after_training(name).double(), self.cloud().double()
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(model(x[:, :, order]), model(x))
+        torch.testing.assert_close(model(torch.cat([x, x[:, :, :7]], 2)), model(x))
+
+    def test_nothing_is_aligned_before_training(self):
+        net, basic = (models.build(name, 5, (3, 20)).eval() for name in ("pointnet", "pointnet-basic"))
+        basic.load_state_dict({n: v for n, v in net.state_dict().items() if not n.startswith("align")})
+        assert torch.equal(net(self.cloud()), basic(self.cloud()))
+        moved = self.after_training("pointnet")
+        for part in (moved.align1, moved.align2):
+            assert part.head.weight.abs().max() > 0
+
+    def test_alignment_multiplies_points_by_a_matrix(self):
+        align = self.after_training("pointnet").align1
+        turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+        align.head.weight.data.zero_()
+        align.head.bias.data = (turn - torch.eye(3)).flatten()
+        torch.testing.assert_close(align(self.cloud()), turn @ self.cloud())
+
+    def test_images_are_refused(self):
+        with pytest.raises(ValueError, match="coordinates"):
+            models.build("pointnet", 5, (3, 8, 8))

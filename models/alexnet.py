@@ -1,0 +1,42 @@
+"""AlexNet (Krizhevsky et al. 2012) in the CIFAR form of the passport papers (Fan et al. 2019, Zhang et al. 2020)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+# Channels, size of the kernel, whether a maximum follows.
+_CONVOLUTIONS = ((64, 5, True), (192, 5, True), (384, 3, False), (256, 3, False), (256, 3, True))
+
+
+class AlexNet(nn.Sequential):
+    """Five convolutions with normalization and one linear layer; 2,493,386 parameters for ten classes at 3x32x32.
+
+    Layers: `conv1` to `conv5` each with `norm` and `act` of the same number, `pool1`, `pool2` and `pool3` behind the
+    first, second and fifth, `flatten`, `head`.
+
+    Args:
+        classes: number of outputs.
+        shape: (channels, height, width); height and width are multiples of 8.
+    """
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        if len(shape) != 3 or shape[1] % 8 or shape[2] % 8:
+            raise ValueError(f"alexnet expects images with height and width in multiples of 8, got {tuple(shape)}")
+        super().__init__()
+        before, height, width = shape
+        pools = 0
+        for number, (after, kernel, pooled) in enumerate(_CONVOLUTIONS, start=1):
+            conv = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            self.add_module(f"conv{number}", conv)
+            self.add_module(f"norm{number}", nn.BatchNorm2d(after))
+            self.add_module(f"act{number}", nn.ReLU())
+            if pooled:
+                pools += 1
+                self.add_module(f"pool{pools}", nn.MaxPool2d(2))
+            before = after
+        self.add_module("flatten", nn.Flatten())
+        self.add_module("head", nn.Linear(before * (height // 8) * (width // 8), classes))
+
+
+ARCHITECTURES = {"alexnet": AlexNet}
