@@ -71,7 +71,7 @@ def cloud(solid: str, count: int, chance: np.random.Generator) -> Array:
 
 
 # How far `cloud` goes: logarithm of the largest stretch, of the density's half range, and the noise's largest scale.
-STRETCH, SLOPE, NOISE = 0.3, 0.7, 0.02
+STRETCH, SLOPE, NOISE = 0.4, 0.7, 0.02
 
 
 def rotation(chance: np.random.Generator) -> Array:
@@ -152,9 +152,9 @@ def _box(chance: np.random.Generator) -> Mesh:
     return _turned(np.array([[0, -0.7], [1, -0.7], [1, 0.7], [0, 0.7]]), 4)
 
 
-def _cylinder(chance: np.random.Generator) -> Mesh:
+def _pipe(chance: np.random.Generator) -> Mesh:
     height = chance.uniform(0.8, 1.4)
-    return _turned(np.array([[0, -height], [1, -height], [1, height], [0, height]]))
+    return _turned(np.array([[1, -height], [1, height]]))
 
 
 def _cone(chance: np.random.Generator) -> Mesh:
@@ -244,7 +244,7 @@ def _arch(chance: np.random.Generator) -> Mesh:
 _COMMON: dict[str, Callable[[np.random.Generator], Mesh]] = {
     "ball": _ball,
     "box": _box,
-    "cylinder": _cylinder,
+    "pipe": _pipe,
     "cone": _cone,
     "ring": _ring,
     "tetrahedron": _tetrahedron,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from bench import images
-from bench.data import digits, parts, vision
+from bench.data import digits, parts, shapes, vision
 from bench.data.folder import images_at
 from bench.data.source import Source
 from bench.errors import InputError, unknown
@@ -14,7 +14,8 @@ from bench.recipe import Recipe
 from bench.split import Split
 from bench.task import DatasetInfo, PartName, Parts, Sizes, Task
 
-_INFOS = {digits.INFO.name: digits.INFO, **vision.INFOS}
+_MADE: dict[str, Callable[[], Source]] = {digits.INFO.name: digits.source, shapes.INFO.name: shapes.Shapes}
+_INFOS = {digits.INFO.name: digits.INFO, shapes.INFO.name: shapes.INFO, **vision.INFOS}
 _SMALLEST = 32
 
 
@@ -51,14 +52,14 @@ def source(info: DatasetInfo) -> Source:
     """
     if info.at:
         return images_at(images.find(info.at))
-    return digits.source() if info.name == digits.INFO.name else vision.source(info.name)
+    return _MADE[info.name]() if info.name in _MADE else vision.source(info.name)
 
 
 def places(info: DatasetInfo) -> list[Path]:
     """Files and folders that a dataset is read from; none where it comes with an installed package."""
     if info.at:
         return [images.find(info.at)]
-    return [] if info.name == digits.INFO.name else [vision.place(info.name)]
+    return [] if info.name in _MADE else [vision.place(info.name)]
 
 
 def require_here(info: DatasetInfo) -> None:

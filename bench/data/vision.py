@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.data.folder import images_at
-from bench.data.source import Arrays, Labels, Pixels, Source
+from bench.data.source import Arrays, Labels, Source, Stored
 from bench.errors import InputError
 from bench.recipe import Recipe
 from bench.task import DatasetInfo, Sizes
@@ -147,7 +147,7 @@ _BELOW = {
     "cifar100": ("cifar-100-binary/test.bin",),
 }
 
-Splits = dict[str, tuple[Pixels, Labels]]
+Splits = dict[str, tuple[Stored, Labels]]
 
 
 def _idx(cls: str) -> Callable[[Path], Splits]:
@@ -178,7 +178,7 @@ def _binary(cls: str, md5: str, below: str, train: tuple[str, ...], test: str, c
     return read
 
 
-def _records(files: list[Path], coarse: int) -> tuple[Pixels, Labels]:
+def _records(files: list[Path], coarse: int) -> tuple[Stored, Labels]:
     """Records of label bytes, the last of them the one that counts, and 3,072 bytes of red, green and blue."""
     width = coarse + 1 + 3072
     rows = []
