@@ -52,15 +52,28 @@ class Augmentation:
                 images.
         """
         if len(shape) == 2:
-            drawn = (_turns, _offsets, _jitter, _dropped)
-            chosen = [one(recipe, count, shape[0], shape[1], chance) for one in drawn]
-            return cls(None, None, 0, *(None if one is None else one.to(device) for one in chosen))
+            return cls._draw_for_points(recipe, (count, *shape), chance, device)
         moves = flips = None
         if recipe.shift:
             moves = torch.randint(0, 2 * recipe.shift + 1, (2, count), generator=chance).to(device)
         if recipe.flip:
             flips = (torch.rand(count, generator=chance) < 0.5).to(device)
         return cls(moves, flips, recipe.shift)
+
+    @classmethod
+    def _draw_for_points(
+        cls, recipe: Recipe, shape: tuple[int, ...], chance: torch.Generator, device: torch.device
+    ) -> Augmentation:
+        count, axes, points = shape
+        turns, offsets, jitter, dropped = _turns(recipe, count, axes, chance), None, None, None
+        if recipe.offset:
+            offsets = recipe.offset * (2 * torch.rand(count, axes, 1, generator=chance) - 1)
+        if recipe.jitter:
+            jitter = recipe.jitter * torch.randn(count, axes, points, generator=chance)
+        if recipe.drop:
+            dropped = _dropped(recipe, count, points, chance)
+        chosen = (None if one is None else one.to(device) for one in (turns, offsets, jitter, dropped))
+        return cls(None, None, 0, *chosen)
 
     def __call__(self, x: Tensor, start: int = 0) -> Tensor:
         """The batch changed by the choices from number `start` on.
@@ -102,7 +115,7 @@ def _shifted(x: Tensor, moved: Tensor, reach: int) -> Tensor:
     return padded[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _turns(recipe: Recipe, count: int, axes: int, points: int, chance: torch.Generator) -> Tensor | None:
+def _turns(recipe: Recipe, count: int, axes: int, chance: torch.Generator) -> Tensor | None:
     """Rotations, uniform over all of them, times scales."""
     if not (recipe.rotate or recipe.rescale):
         return None
@@ -111,25 +124,13 @@ def _turns(recipe: Recipe, count: int, axes: int, points: int, chance: torch.Gen
         # The orthogonal factor of a normal matrix, its signs made unique, is uniform (Mezzadri 2007, section 5).
         turns, rest = torch.linalg.qr(torch.randn(count, axes, axes, generator=chance))
         turns = turns * rest.diagonal(dim1=1, dim2=2).sign()[:, None]
-        turns = turns * torch.linalg.det(turns).sign()[:, None, None]
+        turns = torch.cat([turns[:, :, :1] * torch.linalg.det(turns).sign()[:, None, None], turns[:, :, 1:]], 2)
     if recipe.rescale:
         low, high = 1 / (1 + recipe.rescale), 1 + recipe.rescale
         turns = turns * (low + (high - low) * torch.rand(count, 1, 1, generator=chance))
     return turns
 
 
-def _offsets(recipe: Recipe, count: int, axes: int, points: int, chance: torch.Generator) -> Tensor | None:
-    if not recipe.offset:
-        return None
-    return recipe.offset * (2 * torch.rand(count, axes, 1, generator=chance) - 1)
-
-
-def _jitter(recipe: Recipe, count: int, axes: int, points: int, chance: torch.Generator) -> Tensor | None:
-    return recipe.jitter * torch.randn(count, axes, points, generator=chance) if recipe.jitter else None
-
-
-def _dropped(recipe: Recipe, count: int, axes: int, points: int, chance: torch.Generator) -> Tensor | None:
-    if not recipe.drop:
-        return None
+def _dropped(recipe: Recipe, count: int, points: int, chance: torch.Generator) -> Tensor:
     share = recipe.drop * torch.rand(count, 1, generator=chance)
     return torch.rand(count, points, generator=chance) < share

@@ -39,7 +39,8 @@ def in_unit_ball(points: Array) -> Array:
     """The points moved so that their mean is 0, and scaled so that the farthest is at distance 1."""
     centred = points - points.mean(axis=0)
     farthest = float(np.sqrt((centred**2).sum(axis=1).max()))
-    return centred / farthest if farthest > 0 else centred
+    scaled: Array = centred / farthest if farthest > 0 else centred
+    return scaled
 
 
 def cloud(solid: str, count: int, chance: np.random.Generator) -> Array:
@@ -145,11 +146,12 @@ _QUARTER = np.pi / 2
 
 
 def _ball(chance: np.random.Generator) -> Mesh:
-    return _turned(_arc(-_QUARTER, _QUARTER))
+    return _turned(_arc(-_QUARTER, _QUARTER) * np.array([1, chance.uniform(0.8, 1.25)]))
 
 
 def _box(chance: np.random.Generator) -> Mesh:
-    return _turned(np.array([[0, -0.7], [1, -0.7], [1, 0.7], [0, 0.7]]), 4)
+    height = chance.uniform(0.5, 0.9)
+    return _turned(np.array([[0, -height], [1, -height], [1, height], [0, height]]), 4)
 
 
 def _pipe(chance: np.random.Generator) -> Mesh:
@@ -169,7 +171,8 @@ def _ring(chance: np.random.Generator) -> Mesh:
 
 
 def _tetrahedron(chance: np.random.Generator) -> Mesh:
-    return _turned(np.array([[0, 0], [1, 0], [0, np.sqrt(2)]]), 3)
+    height = chance.uniform(1.2, 1.6)
+    return _turned(np.array([[0, 0], [1, 0], [0, height]]), 3)
 
 
 def _bowl(chance: np.random.Generator) -> Mesh:

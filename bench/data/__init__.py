@@ -1,13 +1,13 @@
-"""The datasets: those that come by name, and any folder or Parquet file of labelled images."""
+"""The datasets: those that come by name, and any set of labelled images or clouds of points."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from bench import images
-from bench.data import digits, parts, shapes, vision
-from bench.data.folder import images_at
+from bench import clouds, images
+from bench.data import digits, modelnet, parts, shapes, vision
+from bench.data.place import labelled_at
 from bench.data.source import Source
 from bench.errors import InputError, unknown
 from bench.recipe import Recipe
@@ -15,7 +15,7 @@ from bench.split import Split
 from bench.task import DatasetInfo, PartName, Parts, Sizes, Task
 
 _MADE: dict[str, Callable[[], Source]] = {digits.INFO.name: digits.source, shapes.INFO.name: shapes.Shapes}
-_INFOS = {digits.INFO.name: digits.INFO, shapes.INFO.name: shapes.INFO, **vision.INFOS}
+_INFOS = {digits.INFO.name: digits.INFO, shapes.INFO.name: shapes.INFO, **vision.INFOS, **modelnet.INFOS}
 _SMALLEST = 32
 
 
@@ -28,12 +28,12 @@ def info(name: str, where: str = "dataset") -> DatasetInfo:
     """What is known of a dataset; of one that comes by name without looking at it.
 
     Args:
-        name: a name, or a path: of a Parquet file, of a folder of them or of an image folder; a path that is not
-            there is looked for below the folder that OWNBENCH_DATA names.
+        name: a name, or a path: of a Parquet file, of a folder of them, of a folder of images, point clouds or meshes;
+            a path that is not there is looked for below the folder that OWNBENCH_DATA names.
         where: in the suite, for messages.
 
     Raises:
-        InputError: neither, or not a labelled set of images.
+        InputError: neither, or not a labelled set.
     """
     if name in _INFOS:
         return _INFOS[name]
@@ -51,15 +51,19 @@ def source(info: DatasetInfo) -> Source:
         InputError: it is not there, or not a labelled set.
     """
     if info.at:
-        return images_at(images.find(info.at))
-    return _MADE[info.name]() if info.name in _MADE else vision.source(info.name)
+        return labelled_at(images.find(info.at))
+    if info.name in _MADE:
+        return _MADE[info.name]()
+    return modelnet.source(info.name) if info.name in modelnet.INFOS else vision.source(info.name)
 
 
 def places(info: DatasetInfo) -> list[Path]:
     """Files and folders that a dataset is read from; none where it comes with an installed package."""
     if info.at:
         return [images.find(info.at)]
-    return [] if info.name in _MADE else [vision.place(info.name)]
+    if info.name in _MADE:
+        return []
+    return [modelnet.place(info.name) if info.name in modelnet.INFOS else vision.place(info.name)]
 
 
 def require_here(info: DatasetInfo) -> None:
@@ -127,7 +131,7 @@ def _at(name: str, where: str) -> Path:
 
 def _info_of(path: Path, at: str) -> DatasetInfo:
     """Defaults for somebody's own set: a fifth of the rows for the attacker, a quarter of these with labels."""
-    found = images_at(path)
+    found = labelled_at(path)
     if len(found.classes) < 2:
         raise InputError(f"{found.where}: expected at least two classes, got {', '.join(found.classes) or 'none'}")
     shape, classes = found.shape(), len(found.classes)
@@ -136,23 +140,36 @@ def _info_of(path: Path, at: str) -> DatasetInfo:
     test = len(found.labels("test")) if tested else there // 5
     rest = there if tested else there - test
     heldout, attacker = min(1_000, rest // 10), rest // 5
-    small = min(shape[1:]) < _SMALLEST
+    what = "images" if len(shape) == 3 else "clouds"
     try:
         sizes = Sizes(rest - heldout - attacker, heldout, attacker, max(1, attacker // 4), test)
     except ValueError as error:
-        raise InputError(f"{found.where}: too few images for the parts of a task: {error}") from error
+        raise InputError(f"{found.where}: too few {what} for the parts of a task: {error}") from error
+    model, recipe = _for_images(shape) if len(shape) == 3 else _for_points()
     return DatasetInfo(
         name=path.stem if path.is_file() else path.resolve().name,
-        kind="image",
+        kind="image" if len(shape) == 3 else "points",
         shape=shape,
         classes=classes,
-        model="vgg8" if small and not (shape[1] % 4 or shape[2] % 4) else "resnet20" if small else "resnet18",
-        recipe=Recipe(epochs=30, batch_size=64 if small else 128, shift=max(1, min(shape[1:]) // 8), flip=True),
+        model=model,
+        recipe=recipe,
         sizes=sizes,
         # Not measured: keys are drawn without the data, and normalization layers make up for it.
-        mean=(0.5,) * shape[0],
-        std=(0.25,) * shape[0],
+        mean=((0.5,) if len(shape) == 3 else (0.0,)) * shape[0],
+        std=((0.25,) if len(shape) == 3 else (modelnet.STD,)) * shape[0],
+        top=255.0 if len(shape) == 3 else clouds.TOP,
         second=tuple(number // 2 for number in range(classes)),
         at=at,
-        source=f"{len(found.classes)} classes, {sum(len(found.labels(s)) for s in found.splits()):,} images",
+        source=f"{len(found.classes)} classes, {sum(len(found.labels(s)) for s in found.splits()):,} {what}",
     )
+
+
+def _for_images(shape: tuple[int, ...]) -> tuple[str, Recipe]:
+    small = min(shape[1:]) < _SMALLEST
+    model = "vgg8" if small and not (shape[1] % 4 or shape[2] % 4) else "resnet20" if small else "resnet18"
+    shift = max(1, min(shape[1:]) // 8)
+    return model, Recipe(epochs=30, batch_size=64 if small else 128, shift=shift, flip=True)
+
+
+def _for_points() -> tuple[str, Recipe]:
+    return modelnet.MODEL, modelnet.RECIPE

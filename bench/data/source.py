@@ -47,11 +47,10 @@ class Source(Protocol):
         """Refuse rows that are not inputs of that shape, without decoding them whole where that can be seen."""
 
 
-class EncodedImages:
-    """The part of a source of encoded images that does not depend on where they lie."""
+class Encoded:
+    """The part of a source of encoded inputs that depends neither on where they lie nor on what they are."""
 
     where: str
-    _shape: tuple[int, ...] | None = None
 
     def splits(self) -> tuple[str, ...]:
         """The names of its splits."""
@@ -65,22 +64,37 @@ class EncodedImages:
         """For each of the rows, which rise, its name for messages and its bytes."""
         raise NotImplementedError
 
-    def shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of the first image; one channel for grey, three for all else."""
-        if self._shape is None:
-            if len(self.labels(self.splits()[0])) == 0:
-                raise InputError(f"{self.where}: expected images, got an empty set")
-            name, data = next(self.encoded(self.splits()[0], np.arange(1)))
-            image = opened(name, data)
-            self._shape = (_channels(image), image.height, image.width)
-        return self._shape
-
     def digests(self, split: str, rows: Rows) -> Iterator[bytes]:
         """SHA-256 of each row's bytes as they are stored."""
         found = [b""] * len(rows)
         for place, _, data in self._placed(split, rows):
             found[place] = hashlib.sha256(data).digest()
         yield from found
+
+    def _first(self, what: str) -> tuple[str, bytes]:
+        if len(self.labels(self.splits()[0])) == 0:
+            raise InputError(f"{self.where}: expected {what}, got an empty set")
+        return next(self.encoded(self.splits()[0], np.arange(1)))
+
+    def _placed(self, split: str, rows: Rows) -> Iterator[tuple[int, str, bytes]]:
+        """As `encoded`, of rows in any order, each with its place among them."""
+        order = np.argsort(rows)
+        for place, (name, data) in zip(order, self.encoded(split, rows[order]), strict=True):
+            yield int(place), name, data
+
+
+class EncodedImages(Encoded):
+    """The part of a source of encoded images that does not depend on where they lie."""
+
+    _shape: tuple[int, ...] | None = None
+
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of the first image; one channel for grey, three for all else."""
+        if self._shape is None:
+            name, data = self._first("images")
+            image = opened(name, data)
+            self._shape = (_channels(image), image.height, image.width)
+        return self._shape
 
     def check(self, split: str, rows: Rows, shape: tuple[int, ...]) -> None:
         """Refuse images of another size; only their headers are read.
@@ -111,12 +125,6 @@ class EncodedImages:
         for place, name, data in self._placed(split, rows):
             found[place] = decoded(name, data, shape)
         return found
-
-    def _placed(self, split: str, rows: Rows) -> Iterator[tuple[int, str, bytes]]:
-        """As `encoded`, of rows in any order, each with its place among them."""
-        order = np.argsort(rows)
-        for place, (name, data) in zip(order, self.encoded(split, rows[order]), strict=True):
-            yield int(place), name, data
 
 
 def opened(name: str, data: bytes) -> Image.Image:
