@@ -154,9 +154,9 @@ def _box(chance: np.random.Generator) -> Mesh:
     return _turned(np.array([[0, -height], [1, -height], [1, height], [0, height]]), 4)
 
 
-def _pipe(chance: np.random.Generator) -> Mesh:
-    height = chance.uniform(0.8, 1.4)
-    return _turned(np.array([[1, -height], [1, height]]))
+def _arch(chance: np.random.Generator) -> Mesh:
+    t = np.linspace(0, chance.uniform(0.9, 1.2) * np.pi, 24)
+    return _swept(np.column_stack([np.cos(t), np.sin(t), 0 * t]), chance.uniform(0.15, 0.25))
 
 
 def _cone(chance: np.random.Generator) -> Mesh:
@@ -239,15 +239,15 @@ def _band(chance: np.random.Generator) -> Mesh:
     return _grid(np.stack([reach * np.cos(t), reach * np.sin(t), s * np.sin(t / 2)], -1))
 
 
-def _arch(chance: np.random.Generator) -> Mesh:
-    t = np.linspace(0, chance.uniform(0.9, 1.2) * np.pi, 24)
-    return _swept(np.column_stack([np.cos(t), np.sin(t), 0 * t]), chance.uniform(0.15, 0.25))
+def _pipe(chance: np.random.Generator) -> Mesh:
+    height = chance.uniform(0.8, 1.4)
+    return _turned(np.array([[1, -height], [1, height]]))
 
 
 _COMMON: dict[str, Callable[[np.random.Generator], Mesh]] = {
     "ball": _ball,
     "box": _box,
-    "pipe": _pipe,
+    "arch": _arch,
     "cone": _cone,
     "ring": _ring,
     "tetrahedron": _tetrahedron,
@@ -264,7 +264,7 @@ _STRANGE: dict[str, Callable[[np.random.Generator], Mesh]] = {
     "hourglass": _hourglass,
     "frame": _frame,
     "band": _band,
-    "arch": _arch,
+    "pipe": _pipe,
 }
 _SOLIDS = {**_COMMON, **_STRANGE}
 COMMON, STRANGE = tuple(_COMMON), tuple(_STRANGE)
