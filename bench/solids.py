@@ -1,4 +1,4 @@
-"""Solids as meshes, and clouds of points on their surfaces: ten everyday ones, and eight strange ones."""
+"""Solids as meshes, and clouds of points on their surfaces: ten that a task has classes of, and six strange ones."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def cloud(solid: str, count: int, chance: np.random.Generator) -> Array:
 
 
 # How far `cloud` goes: logarithm of the largest stretch, of the density's half range, and the noise's largest scale.
-STRETCH, SLOPE, NOISE = 0.4, 0.7, 0.02
+STRETCH, SLOPE, NOISE = 0.5, 0.7, 0.02
 
 
 def rotation(chance: np.random.Generator) -> Array:
@@ -170,9 +170,9 @@ def _ring(chance: np.random.Generator) -> Mesh:
     return _turned(np.column_stack([1 + thick * np.cos(angle), thick * np.sin(angle)]))
 
 
-def _tetrahedron(chance: np.random.Generator) -> Mesh:
-    height = chance.uniform(1.2, 1.6)
-    return _turned(np.array([[0, 0], [1, 0], [0, height]]), 3)
+def _hourglass(chance: np.random.Generator) -> Mesh:
+    waist = chance.uniform(0.1, 0.2)
+    return _turned(np.array([[0, -1.2], [1, -1.2], [waist, 0], [1, 1.2], [0, 1.2]]))
 
 
 def _bowl(chance: np.random.Generator) -> Mesh:
@@ -221,11 +221,6 @@ def _stairs(chance: np.random.Generator) -> Mesh:
     return _extruded(np.array([[0, 0], *up]) - 0.01, 0.4 * steps)
 
 
-def _hourglass(chance: np.random.Generator) -> Mesh:
-    waist = chance.uniform(0.1, 0.2)
-    return _turned(np.array([[0, -1.2], [1, -1.2], [waist, 0], [1, 1.2], [0, 1.2]]))
-
-
 def _frame(chance: np.random.Generator) -> Mesh:
     thick = chance.uniform(0.15, 0.25)
     section = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]])
@@ -239,18 +234,13 @@ def _band(chance: np.random.Generator) -> Mesh:
     return _grid(np.stack([reach * np.cos(t), reach * np.sin(t), s * np.sin(t / 2)], -1))
 
 
-def _pipe(chance: np.random.Generator) -> Mesh:
-    height = chance.uniform(0.8, 1.4)
-    return _turned(np.array([[1, -height], [1, height]]))
-
-
 _COMMON: dict[str, Callable[[np.random.Generator], Mesh]] = {
     "ball": _ball,
     "box": _box,
     "arch": _arch,
     "cone": _cone,
     "ring": _ring,
-    "tetrahedron": _tetrahedron,
+    "hourglass": _hourglass,
     "bowl": _bowl,
     "dumbbell": _dumbbell,
     "bracket": _bracket,
@@ -261,10 +251,8 @@ _STRANGE: dict[str, Callable[[np.random.Generator], Mesh]] = {
     "knot": _knot,
     "star": _star,
     "stairs": _stairs,
-    "hourglass": _hourglass,
     "frame": _frame,
     "band": _band,
-    "pipe": _pipe,
 }
 _SOLIDS = {**_COMMON, **_STRANGE}
 COMMON, STRANGE = tuple(_COMMON), tuple(_STRANGE)
