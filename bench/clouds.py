@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from types import ModuleType
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,13 +92,45 @@ def _read(name: str, data: bytes) -> tuple[NDArray[np.float64], NDArray[np.int64
     """Vertices or points of shape (V, 3), and triangles of shape (F, 3), none for a list of points."""
     suffix = "." + name.rpartition(".")[2].lower()
     faces = np.empty((0, 3), dtype=np.int64)
-    if suffix in _MESHES:
+    if suffix == ".off":
+        vertices, faces = _off(name, data)
+    elif suffix in _MESHES:
         vertices, faces = _mesh(name, data, suffix[1:])
     else:
         vertices = _array(name, data) if suffix == ".npy" else _text(name, data)
     if not len(vertices):
         raise InputError(f"{name}: expected points, got none")
+    if len(faces) and not 0 <= faces.min() <= faces.max() < len(vertices):
+        raise InputError(
+            f"{name}: expected faces of vertices 0 to {len(vertices) - 1}, got {faces.min()}, {faces.max()}"
+        )
     return vertices, faces
+
+
+def _off(name: str, data: bytes) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Not by trimesh, which takes a file whose end is missing for a whole one."""
+    try:
+        stripped = (line.partition("#")[0].strip() for line in data.decode("ascii").splitlines())
+        lines = [line for line in stripped if line]
+        # Of ModelNet some have the counts on the first line, without a space: `OFF490 518 0`.
+        if not lines or not lines[0].startswith("OFF"):
+            raise ValueError(f"the first line is {lines[0][:20]!r}" if lines else "it is empty")
+        body = [rest, *lines[1:]] if (rest := lines[0][3:].strip()) else lines[1:]
+        points, polygons = (int(count) for count in body[0].split()[:2])
+        if len(body) < 1 + points + polygons:
+            raise ValueError(f"{points} vertices and {polygons} faces need as many lines, there are {len(body) - 1}")
+        vertices = np.array([line.split()[:3] for line in body[1 : 1 + points]], dtype=np.float64).reshape(-1, 3)
+        rows = [[int(one) for one in line.split()] for line in _cut(body[1 + points : 1 + points + polygons])]
+        # A polygon as a fan of triangles.
+        fans = [(row[1], row[k], row[k + 1]) for row in rows for k in range(2, row[0])]
+        return vertices, np.array(fans, dtype=np.int64).reshape(-1, 3)
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: expected a mesh in the format off: {error}") from error
+
+
+def _cut(faces: list[str]) -> list[str]:
+    """Lines of faces without the colours that may follow the corners."""
+    return [" ".join(parts[: int(parts[0]) + 1]) for line in faces if (parts := line.split())]
 
 
 def _mesh(name: str, data: bytes, kind: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -106,19 +139,16 @@ def _mesh(name: str, data: bytes, kind: str) -> tuple[NDArray[np.float64], NDArr
         found = trimesh.load(io.BytesIO(data), file_type=kind, process=False)
         vertices = np.asarray(found.vertices, dtype=np.float64).reshape(-1, 3)
         faces = np.asarray(getattr(found, "faces", []), dtype=np.int64).reshape(-1, 3)
-        outside = len(faces) > 0 and not 0 <= faces.min() <= faces.max() < len(vertices)
     # Its readers raise whatever the file makes them stumble over.
     except Exception as error:
         raise InputError(f"{name}: expected a mesh in the format {kind}: {type(error).__name__}: {error}") from error
-    if outside:
-        raise InputError(f"{name}: expected faces of {len(vertices)} vertices, got vertex {faces.max()}")
     return vertices, faces
 
 
 def _array(name: str, data: bytes) -> NDArray[np.float64]:
     try:
         found = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:
+    except (ValueError, OSError, EOFError, MemoryError, BadZipFile) as error:
         raise InputError(f"{name}: expected an array of numbers in the format npy: {error}") from error
     number = isinstance(found, np.ndarray) and found.dtype.kind in "fiu"
     if not number or found.ndim != 2 or found.shape[1] < 3:

@@ -39,7 +39,8 @@ def in_unit_ball(points: Array) -> Array:
     """The points moved so that their mean is 0, and scaled so that the farthest is at distance 1."""
     centred = points - points.mean(axis=0)
     farthest = float(np.sqrt((centred**2).sum(axis=1).max()))
-    scaled: Array = centred / farthest if farthest > 0 else centred
+    # Of points that are all the same only rounding is left, which is no extent.
+    scaled: Array = centred / farthest if farthest > 1e-12 * np.abs(points).max(initial=0) else 0 * centred
     return scaled
 
 
