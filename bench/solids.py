@@ -47,9 +47,9 @@ def in_unit_ball(points: Array) -> Array:
 def cloud(solid: str, count: int, chance: np.random.Generator) -> Array:
     """A solid in random shape, pose, size and density, as noisy points of its surface.
 
-    Proportions vary by up to `STRETCH` each way, the direction is uniform over all rotations; on one side points lie up
-    to `e ** (2 * SLOPE)` times as close as on the other; from half of the points on are distinct, the others repeat
-    some of these.
+    Proportions vary by up to `e ** STRETCH` each way along each axis, the direction is uniform over all rotations; on
+    one side points lie up to `e ** (2 * SLOPE)` times as close as on the other; at least three quarters of the points
+    are distinct, the others repeat some of these.
 
     Args:
         solid: one of `COMMON` or `STRANGE`.
@@ -65,7 +65,7 @@ def cloud(solid: str, count: int, chance: np.random.Generator) -> Array:
     slope = chance.uniform(0, SLOPE) * _direction(chance)
     # The largest of weight plus Gumbel noise are a draw by weight without replacement.
     ranked = np.argsort(-(dense @ slope + chance.gumbel(size=len(dense))), kind="stable")
-    distinct = chance.integers(count // 2, count + 1)
+    distinct = chance.integers(3 * count // 4, count + 1)
     kept = np.concatenate([np.arange(distinct), chance.integers(0, distinct, count - distinct)])
     points = dense[ranked[kept]] + chance.uniform(0, NOISE) * chance.standard_normal((count, 3))[kept]
     turned: Array = in_unit_ball(points) @ rotation(chance).T * chance.uniform(0.7, 1.0)
@@ -73,7 +73,7 @@ def cloud(solid: str, count: int, chance: np.random.Generator) -> Array:
 
 
 # How far `cloud` goes: logarithm of the largest stretch, of the density's half range, and the noise's largest scale.
-STRETCH, SLOPE, NOISE = 0.5, 0.7, 0.02
+STRETCH, SLOPE, NOISE = 0.45, 0.6, 0.02
 
 
 def rotation(chance: np.random.Generator) -> Array:
@@ -171,9 +171,9 @@ def _ring(chance: np.random.Generator) -> Mesh:
     return _turned(np.column_stack([1 + thick * np.cos(angle), thick * np.sin(angle)]))
 
 
-def _hourglass(chance: np.random.Generator) -> Mesh:
-    waist = chance.uniform(0.1, 0.2)
-    return _turned(np.array([[0, -1.2], [1, -1.2], [waist, 0], [1, 1.2], [0, 1.2]]))
+def _spring(chance: np.random.Generator) -> Mesh:
+    angle = np.linspace(0, 2 * np.pi * chance.uniform(2, 3), 48)
+    return _swept(np.column_stack([np.cos(angle), np.sin(angle), angle / 5]), 0.2)
 
 
 def _bowl(chance: np.random.Generator) -> Mesh:
@@ -199,11 +199,6 @@ def _cross(chance: np.random.Generator) -> Mesh:
     return _extruded(np.concatenate([arm @ np.linalg.matrix_power(turn, k) for k in range(4)]), thick)
 
 
-def _spring(chance: np.random.Generator) -> Mesh:
-    angle = np.linspace(0, 2 * np.pi * chance.uniform(2, 3), 48)
-    return _swept(np.column_stack([np.cos(angle), np.sin(angle), angle / 5]), 0.2)
-
-
 def _knot(chance: np.random.Generator) -> Mesh:
     t = np.linspace(0, 2 * np.pi, 64)
     curve = [np.sin(t) + 2 * np.sin(2 * t), np.cos(t) - 2 * np.cos(2 * t), -np.sin(3 * t)]
@@ -220,6 +215,11 @@ def _stairs(chance: np.random.Generator) -> Mesh:
     steps = int(chance.integers(3, 6))
     up = [[steps - k, k + upper] for k in range(steps) for upper in (0, 1)]
     return _extruded(np.array([[0, 0], *up]) - 0.01, 0.4 * steps)
+
+
+def _hourglass(chance: np.random.Generator) -> Mesh:
+    waist = chance.uniform(0.1, 0.2)
+    return _turned(np.array([[0, -1.2], [1, -1.2], [waist, 0], [1, 1.2], [0, 1.2]]))
 
 
 def _frame(chance: np.random.Generator) -> Mesh:
@@ -241,14 +241,14 @@ _COMMON: dict[str, Callable[[np.random.Generator], Mesh]] = {
     "arch": _arch,
     "cone": _cone,
     "ring": _ring,
-    "hourglass": _hourglass,
+    "spring": _spring,
     "bowl": _bowl,
     "dumbbell": _dumbbell,
     "bracket": _bracket,
     "cross": _cross,
 }
 _STRANGE: dict[str, Callable[[np.random.Generator], Mesh]] = {
-    "spring": _spring,
+    "hourglass": _hourglass,
     "knot": _knot,
     "star": _star,
     "stairs": _stairs,
