@@ -85,7 +85,12 @@ class TestShapes:
         data.require_here(info)
 
 
-DIGESTS: dict[str, str] = {}
+DIGESTS = {
+    "train": "bd04895becd3fded",
+    "heldout": "f5c664e44fc7014a",
+    "attacker": "9f4162cd0b90ed73",
+    "test": "40337310363f71cf",
+}
 
 
 # Files of each layout

@@ -26,7 +26,7 @@ INFO = DatasetInfo(
     shape=(3, _POINTS),
     classes=len(solids.COMMON),
     model="pointnet-basic",
-    recipe=Recipe(epochs=30, optimizer="adam", learning_rate=0.003, weight_decay=1e-4, rotate=True),
+    recipe=Recipe(epochs=40, optimizer="adam", learning_rate=0.003, weight_decay=1e-4, rotate=True),
     sizes=_SIZES,
     mean=(0.0,) * 3,
     # Of all axes together; fixed, so that keys can be drawn without the data.
