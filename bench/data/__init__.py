@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import clouds, images
 from bench.data import digits, modelnet, parts, shapes, vision
@@ -12,7 +13,7 @@ from bench.data.source import Source
 from bench.errors import InputError, unknown
 from bench.recipe import Recipe
 from bench.split import Split
-from bench.task import DatasetInfo, PartName, Parts, Sizes, Task
+from bench.task import DatasetInfo, Kind, PartName, Parts, Sizes, Task
 
 _MADE: dict[str, Callable[[], Source]] = {digits.INFO.name: digits.source, shapes.INFO.name: shapes.Shapes}
 _INFOS = {digits.INFO.name: digits.INFO, shapes.INFO.name: shapes.INFO, **vision.INFOS, **modelnet.INFOS}
@@ -140,36 +141,48 @@ def _info_of(path: Path, at: str) -> DatasetInfo:
     test = len(found.labels("test")) if tested else there // 5
     rest = there if tested else there - test
     heldout, attacker = min(1_000, rest // 10), rest // 5
-    what = "images" if len(shape) == 3 else "clouds"
+    kind: Kind = "image" if len(shape) == 3 else "points"
+    what = "images" if kind == "image" else "clouds"
     try:
         sizes = Sizes(rest - heldout - attacker, heldout, attacker, max(1, attacker // 4), test)
     except ValueError as error:
         raise InputError(f"{found.where}: too few {what} for the parts of a task: {error}") from error
-    model, recipe = _for_images(shape) if len(shape) == 3 else _for_points()
+    defaults = _for_images(shape) if kind == "image" else _FOR_POINTS
     return DatasetInfo(
         name=path.stem if path.is_file() else path.resolve().name,
-        kind="image" if len(shape) == 3 else "points",
+        kind=kind,
         shape=shape,
         classes=classes,
-        model=model,
-        recipe=recipe,
+        model=defaults.model,
+        recipe=defaults.recipe,
         sizes=sizes,
         # Not measured: keys are drawn without the data, and normalization layers make up for it.
-        mean=((0.5,) if len(shape) == 3 else (0.0,)) * shape[0],
-        std=((0.25,) if len(shape) == 3 else (modelnet.STD,)) * shape[0],
-        top=255.0 if len(shape) == 3 else clouds.TOP,
+        mean=(defaults.mean,) * shape[0],
+        std=(defaults.std,) * shape[0],
+        top=defaults.top,
         second=tuple(number // 2 for number in range(classes)),
         at=at,
         source=f"{len(found.classes)} classes, {sum(len(found.labels(s)) for s in found.splits()):,} {what}",
     )
 
 
-def _for_images(shape: tuple[int, ...]) -> tuple[str, Recipe]:
+class _Defaults(NamedTuple):
+    """What somebody's own set of a kind is given."""
+
+    model: str
+    recipe: Recipe
+    mean: float
+    std: float
+    top: float
+
+
+_FOR_POINTS = _Defaults(modelnet.MODEL, modelnet.RECIPE, 0.0, modelnet.STD, clouds.TOP)
+
+
+def _for_images(shape: tuple[int, ...]) -> _Defaults:
     small = min(shape[1:]) < _SMALLEST
     model = "vgg8" if small and not (shape[1] % 4 or shape[2] % 4) else "resnet20" if small else "resnet18"
     shift = max(1, min(shape[1:]) // 8)
-    return model, Recipe(epochs=30, batch_size=64 if small else 128, shift=shift, flip=True)
-
-
-def _for_points() -> tuple[str, Recipe]:
-    return modelnet.MODEL, modelnet.RECIPE
+    return _Defaults(
+        model, Recipe(epochs=30, batch_size=64 if small else 128, shift=shift, flip=True), 0.5, 0.25, 255.0
+    )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench import solids
+from bench import clouds, solids
 from bench.data.source import Labels, Rows, Stored
 from bench.errors import InputError
 from bench.recipe import Recipe
@@ -31,7 +31,7 @@ INFO = DatasetInfo(
     mean=(0.0,) * 3,
     # Of all axes together; fixed, so that keys can be drawn without the data.
     std=(0.33,) * 3,
-    top=10_000.0,
+    top=clouds.TOP,
     second=tuple(number // 2 for number in range(len(solids.COMMON))),
     source="made by bench/solids.py: surfaces of ten solids, in any pose",
 )
