@@ -31,7 +31,7 @@ def find(path: str) -> Path:
         if candidate.exists():
             return candidate
     raise InputError(
-        f"expected images at {path!r}; looked at {', '.join(str(p) for p in tried)}. "
+        f"expected data at {path!r}; looked at {', '.join(str(p) for p in tried)}. "
         "Give an absolute path, or set OWNBENCH_DATA to the folder that holds it."
     )
 

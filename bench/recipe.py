@@ -25,8 +25,13 @@ class Recipe:
         milestones: shares of the steps, in (0, 1).
         label_smoothing: in [0, 1).
         clip_norm: the gradient's norm is clipped to it; 0 for never.
-        shift: each input is shifted by up to so many pixels each way.
-        flip: whether half of the inputs are mirrored left to right.
+        shift: each image is shifted by up to so many pixels each way.
+        flip: whether half of the images are mirrored left to right.
+        rotate: whether each cloud of points is rotated, uniformly over all rotations.
+        rescale: each cloud is scaled by a factor between 1 / (1 + rescale) and 1 + rescale.
+        offset: each cloud is moved by up to so much along each axis, in units of what a model takes.
+        jitter: standard deviation of normal noise on each coordinate, in the same units.
+        drop: of each cloud a share of points, up to this one, is replaced by the first point, in [0, 1].
         compile: whether PyTorch compiles the model for training; takes about a minute, and pays on a GPU in long
             trainings of large nets.
     """
@@ -45,6 +50,11 @@ class Recipe:
     clip_norm: float = 0.0
     shift: int = 0
     flip: bool = False
+    rotate: bool = False
+    rescale: float = 0.0
+    offset: float = 0.0
+    jitter: float = 0.0
+    drop: float = 0.0
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -52,6 +62,8 @@ class Recipe:
             raise ValueError(f"expected epochs >= 0 and batch_size >= 1, got {self.epochs}, {self.batch_size}")
         if not (self.learning_rate > 0 and 0 <= self.warmup < 1 and 0 <= self.label_smoothing < 1):
             raise ValueError("expected learning_rate > 0, warmup and label_smoothing in [0, 1)")
+        if not (min(self.rescale, self.offset, self.jitter) >= 0 and 0 <= self.drop <= 1):
+            raise ValueError("expected rescale, offset, jitter >= 0 and drop in [0, 1]")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step.

@@ -86,6 +86,10 @@ class Inputs:
         """Indices where `batch` wants them: beside the inputs."""
         return order.to(self.stored.device)
 
+    def at(self, rows: Tensor) -> Inputs:
+        """Those of the given int64 indices, stored where they were."""
+        return replace(self, stored=self.stored[rows.to(self.stored.device)])
+
     def take(self, count: int) -> Inputs:
         """The first `count` of them."""
         return replace(self, stored=self.stored[:count])
@@ -138,6 +142,10 @@ class Split:
     def x(self) -> Tensor:
         """All inputs as a model takes them, float of shape (N, …)."""
         return self.inputs.x
+
+    def at(self, rows: Tensor) -> Split:
+        """Those of the given int64 indices."""
+        return Split(self.inputs.at(rows), self.y[rows.to(self.y.device)])
 
     def take(self, count: int) -> Split:
         """The first `count` of them."""

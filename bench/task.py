@@ -65,7 +65,7 @@ class DatasetInfo:
         model: the default architecture.
         recipe: the default recipe.
         sizes: the default sizes of the parts.
-        mean: per channel, in the units of the raw inputs in [0, 1].
+        mean: per channel, in the units of the raw inputs, which are in [0, 1], of points in [-1, 1].
         std: per channel, likewise.
         top: the stored number that stands for a raw input of 1.
         second: class of the second task for each class, for attacks that change the task.
@@ -90,7 +90,7 @@ class DatasetInfo:
     @property
     def order(self) -> str:
         """What stands for the dataset in streams and identities; no path does, so that a set can be moved."""
-        return "images" if self.at else self.name
+        return ("images" if self.kind == "image" else self.kind) if self.at else self.name
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,12 @@ class Task:
             return models.build(self.model, self.classes, self.shape)
 
     def normalised(self, raw: Tensor) -> Tensor:
-        """Raw inputs in [0, 1], shape (N, C, …), as the model takes them."""
+        """Raw inputs in [0, 1], of points in [-1, 1], shape (N, C, …), as the model takes them."""
         return Scale(self.info.mean, self.info.std, top=1.0)(raw)
 
     def noise(self, count: int, stream: Stream) -> Tensor:
         """Inputs of uniform noise over the raw range, normalised, float32 of shape (count, …)."""
         raw = stream.numpy().random((count, *self.shape), dtype="float32")
+        if self.kind == "points":
+            raw = 2 * raw - 1
         return self.normalised(torch.from_numpy(raw))

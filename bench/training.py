@@ -75,7 +75,7 @@ def _batches(
     shuffled = torch.randperm(len(data), generator=order)
     rows, labels = data.inputs.indices(shuffled), data.y[shuffled.to(data.y.device)]
     whole = len(data) // size * size
-    augmented = Augmentation.draw(recipe, whole, chance, data.inputs.place)
+    augmented = Augmentation.draw(recipe, whole, chance, data.inputs.place, data.inputs.stored.shape[1:])
     for start in range(0, whole, size):
         yield augmented(data.inputs.batch(rows[start : start + size]), start), labels[start : start + size]
 

@@ -50,6 +50,7 @@ def every_defense():
         yield cls()
     yield TriggerSet(mode="fine-tune", epochs=3)
     yield TriggerSet(old_head=True)
+    yield TriggerSet(inputs="relabelled")
     yield Uchida(projection="direct", strength=0.1)
     yield Uchida(projection="diff", bits=32, strength=0.1)
     yield ConstantWeightCode(

@@ -370,7 +370,7 @@ def test_cifar_in_its_binary_edition(tmp_path, monkeypatch, name, below, coarse)
     source = vision.source(name)
     for split in ("train", "test"):
         rows = np.arange(len(source.labels(split)))
-        pixels = source.pixels(split, rows, (3, 32, 32))
+        pixels = source.stored(split, rows, (3, 32, 32))
         assert pixels.shape[1:] == (3, 32, 32)
         assert [written[one.tobytes()] for one in pixels] == source.labels(split).tolist()
     (tmp_path / below / files[0]).write_bytes(b"x" * 3000)

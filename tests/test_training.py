@@ -1,10 +1,12 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from bench.augmentation import Augmentation
 from bench.hooks import Hooks
@@ -169,3 +171,67 @@ def test_convolutions_are_as_they_were_laid_out_once_training_ends(owner):
 def test_recipes_are_checked(change):
     with pytest.raises(ValueError, match="expected"):
         dataclasses.replace(Recipe(), **change)
+
+
+# Clouds of points
+
+
+CLOUDS = torch.randn(400, 3, 32, generator=STREAM.child("clouds").torch())
+
+
+def changed(x, recipe):
+    return Augmentation.draw(recipe, len(x), STREAM.torch(), x.device, x.shape[1:])(x)
+
+
+def test_points_and_images_ignore_each_others_changes():
+    images = torch.randn(40, 1, 8, 8, generator=STREAM.torch())
+    for_points = Recipe(rotate=True, rescale=0.2, offset=0.1, jitter=0.1, drop=0.5)
+    assert torch.equal(changed(images, for_points), images)
+    assert torch.equal(augmented(images, dataclasses.replace(for_points, shift=1)), augmented(images, Recipe(shift=1)))
+    assert torch.equal(changed(CLOUDS, Recipe(shift=3, flip=True)), CLOUDS)
+
+
+def test_rotations_keep_distances_and_turn_every_way():
+    turned = changed(CLOUDS, Recipe(rotate=True))
+    for cloud, before in zip(turned.mT, CLOUDS.mT, strict=True):
+        torch.testing.assert_close(torch.pdist(cloud), torch.pdist(before))
+    turns = Augmentation.draw(Recipe(rotate=True), 4000, STREAM.torch(), CLOUDS.device, (3, 32)).turns
+    torch.testing.assert_close(torch.linalg.det(turns), torch.ones(4000))
+    # Every entry of a uniform rotation is uniform in [-1, 1], also where several of them meet.
+    for entry in (turns[:, 0, 0], turns[:, 1, 2], turns[:, 2, 0], turns[:, 0, 1], turns[:, 2, 2]):
+        assert stats.kstest(entry.numpy(), "uniform", args=(-1, 2)).pvalue > 1e-3
+    angle = torch.arccos(((turns.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1))
+    assert stats.kstest(angle.numpy(), lambda t: (t - np.sin(t)) / np.pi).pvalue > 1e-3
+
+
+def test_scales_offsets_and_jitter_have_their_ranges():
+    scaled = changed(CLOUDS, Recipe(rescale=0.25)) / CLOUDS
+    factor = scaled.flatten(1).median(1).values
+    torch.testing.assert_close(scaled, factor[:, None, None].expand_as(scaled), rtol=1e-4, atol=1e-5)
+    assert stats.kstest(factor.numpy(), "uniform", args=(0.8, 0.45)).pvalue > 1e-3
+    moved = changed(CLOUDS, Recipe(offset=0.5)) - CLOUDS
+    torch.testing.assert_close(moved, moved[:, :, :1].expand_as(moved), rtol=0, atol=1e-5)
+    assert stats.kstest(moved[:, :, 0].flatten().numpy(), "uniform", args=(-0.5, 1)).pvalue > 1e-3
+    shaken = changed(CLOUDS, Recipe(jitter=0.1)) - CLOUDS
+    assert stats.kstest(shaken.flatten()[::7].numpy(), "norm", args=(0, 0.1)).pvalue > 1e-3
+
+
+def test_dropped_points_become_the_first_one():
+    dropped = changed(CLOUDS, Recipe(drop=0.8))
+    gone = (dropped != CLOUDS).any(1)
+    assert torch.equal(dropped, torch.where(gone[:, None], CLOUDS[:, :, :1], CLOUDS))
+    share = gone[:, 1:].float().mean(1)
+    assert 0.35 < share.mean() < 0.45 and share.max() > 0.7 and share.min() < 0.1
+
+
+def test_a_batch_takes_the_choices_of_its_clouds():
+    recipe = Recipe(rotate=True, rescale=0.2, offset=0.1, jitter=0.1, drop=0.5)
+    chosen = Augmentation.draw(recipe, 400, STREAM.torch(), CLOUDS.device, (3, 32))
+    parted = torch.cat([chosen(CLOUDS[start : start + 80], start) for start in range(0, 400, 80)])
+    torch.testing.assert_close(parted, chosen(CLOUDS))
+
+
+@pytest.mark.parametrize("wrong", [{"rescale": -1.0}, {"offset": -0.1}, {"jitter": -0.1}, {"drop": 1.5}])
+def test_changes_of_points_are_checked(wrong):
+    with pytest.raises(ValueError, match="expected rescale, offset, jitter >= 0 and drop in"):
+        Recipe(**wrong)

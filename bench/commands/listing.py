@@ -82,7 +82,8 @@ def _tasks() -> str:
         shape = "x".join(str(size) for size in info.shape)
         lines.append(f"  {name:<16} {info.classes} classes, inputs {shape}, default model {info.model}")
         lines.append(f"  {'':<16} {info.source}")
-    lines.append(f"  {'PATH':<16} any Parquet file or folder in the Hugging Face image layout, any image folder")
+    lines.append(f"  {'PATH':<16} any Parquet file or folder in the Hugging Face image layout, any image folder,")
+    lines.append(f"  {'':<16} any folder of point lists or meshes, ShapeNetPart, ModelNet in HDF5")
     return "\n".join([*lines, ""])
 
 

@@ -1,20 +1,22 @@
-"""The datasets: those that come by name, and any folder or Parquet file of labelled images."""
+"""The datasets: those that come by name, and any set of labelled images or clouds of points."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from bench import images
-from bench.data import digits, parts, vision
-from bench.data.folder import images_at
+from bench import clouds, images
+from bench.data import digits, modelnet, parts, shapes, vision
+from bench.data.place import labelled_at
 from bench.data.source import Source
 from bench.errors import InputError, unknown
 from bench.recipe import Recipe
 from bench.split import Split
-from bench.task import DatasetInfo, PartName, Parts, Sizes, Task
+from bench.task import DatasetInfo, Kind, PartName, Parts, Sizes, Task
 
-_INFOS = {digits.INFO.name: digits.INFO, **vision.INFOS}
+_MADE: dict[str, Callable[[], Source]] = {digits.INFO.name: digits.source, shapes.INFO.name: shapes.Shapes}
+_INFOS = {digits.INFO.name: digits.INFO, shapes.INFO.name: shapes.INFO, **vision.INFOS, **modelnet.INFOS}
 _SMALLEST = 32
 
 
@@ -27,12 +29,12 @@ def info(name: str, where: str = "dataset") -> DatasetInfo:
     """What is known of a dataset; of one that comes by name without looking at it.
 
     Args:
-        name: a name, or a path: of a Parquet file, of a folder of them or of an image folder; a path that is not
-            there is looked for below the folder that OWNBENCH_DATA names.
+        name: a name, or a path: of a Parquet file, of a folder of them, of a folder of images, point clouds or meshes;
+            a path that is not there is looked for below the folder that OWNBENCH_DATA names.
         where: in the suite, for messages.
 
     Raises:
-        InputError: neither, or not a labelled set of images.
+        InputError: neither, or not a labelled set.
     """
     if name in _INFOS:
         return _INFOS[name]
@@ -50,15 +52,19 @@ def source(info: DatasetInfo) -> Source:
         InputError: it is not there, or not a labelled set.
     """
     if info.at:
-        return images_at(images.find(info.at))
-    return digits.source() if info.name == digits.INFO.name else vision.source(info.name)
+        return labelled_at(images.find(info.at))
+    if info.name in _MADE:
+        return _MADE[info.name]()
+    return modelnet.source(info.name) if info.name in modelnet.INFOS else vision.source(info.name)
 
 
 def places(info: DatasetInfo) -> list[Path]:
     """Files and folders that a dataset is read from; none where it comes with an installed package."""
     if info.at:
         return [images.find(info.at)]
-    return [] if info.name == digits.INFO.name else [vision.place(info.name)]
+    if info.name in _MADE:
+        return []
+    return [modelnet.place(info.name) if info.name in modelnet.INFOS else vision.place(info.name)]
 
 
 def require_here(info: DatasetInfo) -> None:
@@ -126,7 +132,7 @@ def _at(name: str, where: str) -> Path:
 
 def _info_of(path: Path, at: str) -> DatasetInfo:
     """Defaults for somebody's own set: a fifth of the rows for the attacker, a quarter of these with labels."""
-    found = images_at(path)
+    found = labelled_at(path)
     if len(found.classes) < 2:
         raise InputError(f"{found.where}: expected at least two classes, got {', '.join(found.classes) or 'none'}")
     shape, classes = found.shape(), len(found.classes)
@@ -135,23 +141,48 @@ def _info_of(path: Path, at: str) -> DatasetInfo:
     test = len(found.labels("test")) if tested else there // 5
     rest = there if tested else there - test
     heldout, attacker = min(1_000, rest // 10), rest // 5
-    small = min(shape[1:]) < _SMALLEST
+    kind: Kind = "image" if len(shape) == 3 else "points"
+    what = "images" if kind == "image" else "clouds"
     try:
         sizes = Sizes(rest - heldout - attacker, heldout, attacker, max(1, attacker // 4), test)
     except ValueError as error:
-        raise InputError(f"{found.where}: too few images for the parts of a task: {error}") from error
+        raise InputError(f"{found.where}: too few {what} for the parts of a task: {error}") from error
+    defaults = _for_images(shape) if kind == "image" else _FOR_POINTS
     return DatasetInfo(
         name=path.stem if path.is_file() else path.resolve().name,
-        kind="image",
+        kind=kind,
         shape=shape,
         classes=classes,
-        model="vgg8" if small and not (shape[1] % 4 or shape[2] % 4) else "resnet20" if small else "resnet18",
-        recipe=Recipe(epochs=30, batch_size=64 if small else 128, shift=max(1, min(shape[1:]) // 8), flip=True),
+        model=defaults.model,
+        recipe=defaults.recipe,
         sizes=sizes,
         # Not measured: keys are drawn without the data, and normalization layers make up for it.
-        mean=(0.5,) * shape[0],
-        std=(0.25,) * shape[0],
+        mean=(defaults.mean,) * shape[0],
+        std=(defaults.std,) * shape[0],
+        top=defaults.top,
         second=tuple(number // 2 for number in range(classes)),
         at=at,
-        source=f"{len(found.classes)} classes, {sum(len(found.labels(s)) for s in found.splits()):,} images",
+        source=f"{len(found.classes)} classes, {sum(len(found.labels(s)) for s in found.splits()):,} {what}",
+    )
+
+
+class _Defaults(NamedTuple):
+    """What somebody's own set of a kind is given."""
+
+    model: str
+    recipe: Recipe
+    mean: float
+    std: float
+    top: float
+
+
+_FOR_POINTS = _Defaults(modelnet.MODEL, modelnet.RECIPE, 0.0, modelnet.STD, clouds.TOP)
+
+
+def _for_images(shape: tuple[int, ...]) -> _Defaults:
+    small = min(shape[1:]) < _SMALLEST
+    model = "vgg8" if small and not (shape[1] % 4 or shape[2] % 4) else "resnet20" if small else "resnet18"
+    shift = max(1, min(shape[1:]) // 8)
+    return _Defaults(
+        model, Recipe(epochs=30, batch_size=64 if small else 128, shift=shift, flip=True), 0.5, 0.25, 255.0
     )

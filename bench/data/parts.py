@@ -92,9 +92,9 @@ def read(source: Source, info: DatasetInfo, sizes: Sizes, part: PartName) -> Spl
     """The inputs and labels of a part, on the CPU.
 
     Raises:
-        InputError: an image that cannot be decoded.
+        InputError: an input that cannot be decoded.
     """
     split, rows = cut(source, info, sizes)[part]
-    pixels = torch.from_numpy(np.ascontiguousarray(source.pixels(split, rows, info.shape)))
+    stored = torch.from_numpy(np.ascontiguousarray(source.stored(split, rows, info.shape)))
     labels = torch.from_numpy(source.labels(split)[rows])
-    return Split(Inputs(pixels, Scale(info.mean, info.std, info.top)), labels)
+    return Split(Inputs(stored, Scale(info.mean, info.std, info.top)), labels)

@@ -1,4 +1,4 @@
-"""Where labelled inputs come from: the contract that Parquet files, image folders and arrays share."""
+"""Where labelled inputs come from: the contract that Parquet files, folders and arrays share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from PIL import Image
 from bench import images
 from bench.errors import InputError
 
-Pixels = NDArray[np.uint8]
+# Inputs as they are kept: small integers, which `bench.split.Scale` turns into what a model takes.
+Stored = NDArray[np.uint8] | NDArray[np.int16]
 Labels = NDArray[np.int64]
 Rows = NDArray[np.int64]
 
@@ -36,21 +37,20 @@ class Source(Protocol):
     def digests(self, split: str, rows: Rows) -> Iterator[bytes]:
         """A digest of each row's content as it is stored."""
 
-    def pixels(self, split: str, rows: Rows, shape: tuple[int, ...]) -> Pixels:
-        """The rows' inputs, uint8 of shape (len(rows), *shape)."""
+    def stored(self, split: str, rows: Rows, shape: tuple[int, ...]) -> Stored:
+        """The rows' inputs as small integers, uint8 or int16 of shape (len(rows), *shape)."""
 
     def shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of the first input."""
+        """Of the first input: (channels, height, width), of points (axes, points)."""
 
     def check(self, split: str, rows: Rows, shape: tuple[int, ...]) -> None:
-        """Refuse rows that are not images of that shape, without decoding them whole."""
+        """Refuse rows that are not inputs of that shape, without decoding them whole where that can be seen."""
 
 
-class EncodedImages:
-    """The part of a source of encoded images that does not depend on where they lie."""
+class Encoded:
+    """The part of a source of encoded inputs that depends neither on where they lie nor on what they are."""
 
     where: str
-    _shape: tuple[int, ...] | None = None
 
     def splits(self) -> tuple[str, ...]:
         """The names of its splits."""
@@ -64,22 +64,37 @@ class EncodedImages:
         """For each of the rows, which rise, its name for messages and its bytes."""
         raise NotImplementedError
 
-    def shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of the first image; one channel for grey, three for all else."""
-        if self._shape is None:
-            if len(self.labels(self.splits()[0])) == 0:
-                raise InputError(f"{self.where}: expected images, got an empty set")
-            name, data = next(self.encoded(self.splits()[0], np.arange(1)))
-            image = opened(name, data)
-            self._shape = (_channels(image), image.height, image.width)
-        return self._shape
-
     def digests(self, split: str, rows: Rows) -> Iterator[bytes]:
         """SHA-256 of each row's bytes as they are stored."""
         found = [b""] * len(rows)
         for place, _, data in self._placed(split, rows):
             found[place] = hashlib.sha256(data).digest()
         yield from found
+
+    def _first(self, what: str) -> tuple[str, bytes]:
+        if len(self.labels(self.splits()[0])) == 0:
+            raise InputError(f"{self.where}: expected {what}, got an empty set")
+        return next(self.encoded(self.splits()[0], np.arange(1)))
+
+    def _placed(self, split: str, rows: Rows) -> Iterator[tuple[int, str, bytes]]:
+        """As `encoded`, of rows in any order, each with its place among them."""
+        order = np.argsort(rows)
+        for place, (name, data) in zip(order, self.encoded(split, rows[order]), strict=True):
+            yield int(place), name, data
+
+
+class EncodedImages(Encoded):
+    """The part of a source of encoded images that does not depend on where they lie."""
+
+    _shape: tuple[int, ...] | None = None
+
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of the first image; one channel for grey, three for all else."""
+        if self._shape is None:
+            name, data = self._first("images")
+            image = opened(name, data)
+            self._shape = (_channels(image), image.height, image.width)
+        return self._shape
 
     def check(self, split: str, rows: Rows, shape: tuple[int, ...]) -> None:
         """Refuse images of another size; only their headers are read.
@@ -100,7 +115,7 @@ class EncodedImages:
                     "lost: make all of them grey or all of them RGB beforehand"
                 )
 
-    def pixels(self, split: str, rows: Rows, shape: tuple[int, ...]) -> Pixels:
+    def stored(self, split: str, rows: Rows, shape: tuple[int, ...]) -> Stored:
         """Decode the rows' images: to grey for one channel, to RGB for three.
 
         Raises:
@@ -110,12 +125,6 @@ class EncodedImages:
         for place, name, data in self._placed(split, rows):
             found[place] = decoded(name, data, shape)
         return found
-
-    def _placed(self, split: str, rows: Rows) -> Iterator[tuple[int, str, bytes]]:
-        """As `encoded`, of rows in any order, each with its place among them."""
-        order = np.argsort(rows)
-        for place, (name, data) in zip(order, self.encoded(split, rows[order]), strict=True):
-            yield int(place), name, data
 
 
 def opened(name: str, data: bytes) -> Image.Image:
@@ -130,7 +139,7 @@ def opened(name: str, data: bytes) -> Image.Image:
     return image
 
 
-def decoded(name: str, data: bytes, shape: tuple[int, ...]) -> Pixels:
+def decoded(name: str, data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """The pixels of encoded bytes, uint8 of the shape.
 
     Raises:
@@ -155,11 +164,11 @@ class Arrays:
 
     Args:
         where: for messages.
-        splits: by name inputs, uint8 of shape (N, C, H, W), and labels.
+        splits: by name inputs, uint8 or int16 of shape (N, C, …), and labels.
         classes: their names.
     """
 
-    def __init__(self, where: str, splits: dict[str, tuple[Pixels, Labels]], classes: tuple[str, ...]) -> None:
+    def __init__(self, where: str, splits: dict[str, tuple[Stored, Labels]], classes: tuple[str, ...]) -> None:
         self.where = where
         self.classes = classes
         self._splits = splits
@@ -173,7 +182,7 @@ class Arrays:
         return self._splits[split][1]
 
     def shape(self) -> tuple[int, ...]:
-        """(channels, height, width)."""
+        """Of one input: (channels, height, width), of points (axes, points)."""
         first = self._splits[self.splits()[0]][0]
         return tuple(int(size) for size in first.shape[1:])
 
@@ -188,7 +197,7 @@ class Arrays:
         if self.shape() != tuple(shape):
             raise InputError(f"{self.where}: expected inputs of shape {tuple(shape)}, got {self.shape()}")
 
-    def pixels(self, split: str, rows: Rows, shape: tuple[int, ...]) -> Pixels:
+    def stored(self, split: str, rows: Rows, shape: tuple[int, ...]) -> Stored:
         """The rows' inputs."""
         self.check(split, rows, shape)
         return self._splits[split][0][rows]

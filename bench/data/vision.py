@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.folder import images_at
-from bench.data.source import Arrays, Labels, Pixels, Source
+from bench.data.place import labelled_at
+from bench.data.source import Arrays, Labels, Source, Stored
 from bench.errors import InputError
 from bench.recipe import Recipe
 from bench.task import DatasetInfo, Sizes
@@ -90,7 +90,7 @@ def source(name: str) -> Source:
     """
     folder = place(name)
     if folder == _copy(name):
-        return images_at(folder)
+        return labelled_at(folder)
     try:
         with _alone(folder):
             splits = _READERS[name](folder)
@@ -108,22 +108,23 @@ def source(name: str) -> Source:
 
 def place(name: str) -> Path:
     """The folder that the set is read from."""
-    return _copy(name) or _root()
+    return _copy(name) or root()
 
 
 def there(name: str) -> bool:
     """Whether the set is on this machine, so that reading it downloads nothing."""
-    return _copy(name) is not None or any((_root() / below).exists() for below in _BELOW[name])
+    return _copy(name) is not None or any((root() / below).exists() for below in _BELOW[name])
 
 
-def _root() -> Path:
+def root() -> Path:
+    """Where sets that come by name lie: OWNBENCH_DATA, or a folder of the user's."""
     named = os.environ.get("OWNBENCH_DATA")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "ownbench"
 
 
 def _copy(name: str) -> Path | None:
     """The user's own copy, as Parquet or in folders."""
-    folder = _root() / name
+    folder = root() / name
     return folder if os.environ.get("OWNBENCH_DATA") and folder.is_dir() else None
 
 
@@ -147,7 +148,7 @@ _BELOW = {
     "cifar100": ("cifar-100-binary/test.bin",),
 }
 
-Splits = dict[str, tuple[Pixels, Labels]]
+Splits = dict[str, tuple[Stored, Labels]]
 
 
 def _idx(cls: str) -> Callable[[Path], Splits]:
@@ -178,7 +179,7 @@ def _binary(cls: str, md5: str, below: str, train: tuple[str, ...], test: str, c
     return read
 
 
-def _records(files: list[Path], coarse: int) -> tuple[Pixels, Labels]:
+def _records(files: list[Path], coarse: int) -> tuple[Stored, Labels]:
     """Records of label bytes, the last of them the one that counts, and 3,072 bytes of red, green and blue."""
     width = coarse + 1 + 3072
     rows = []

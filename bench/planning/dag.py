@@ -31,6 +31,7 @@ _METHODS: dict[str, tuple[str, ...]] = {
 
 # Objects that every job is handed, so that no name in its code leads to them.
 _HANDED: tuple[sources.Node, ...] = (
+    ("bench.clouds", "decoded"),
     ("bench.data.parts", "cut"),
     ("bench.data.parts", "read"),
     ("bench.data.source", "decoded"),
