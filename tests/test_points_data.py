@@ -86,10 +86,10 @@ class TestShapes:
 
 
 DIGESTS = {
-    "train": "bd04895becd3fded",
-    "heldout": "f5c664e44fc7014a",
-    "attacker": "9f4162cd0b90ed73",
-    "test": "40337310363f71cf",
+    "train": "6242f029aa849d43",
+    "heldout": "30980ab58002ac81",
+    "attacker": "fb5144b4a651e84b",
+    "test": "1686394d8725bd23",
 }
 
 
