@@ -222,7 +222,8 @@ def mean_patch(layer: nn.Module, passports: Tensor) -> Tensor:
     """
     module: Any = layer
     if isinstance(layer, nn.Linear):
-        return passports.float()
+        # A copy, because what is made of it may be written into.
+        return passports.float().clone()
     x, flat = passports.float(), isinstance(layer, nn.Conv1d)
     arguments = [module.kernel_size, module.dilation, module.padding, module.stride]
     if flat:

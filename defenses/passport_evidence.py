@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,34 +27,57 @@ HEAD = "head"
 ASKED, FRESH = 100, 100
 
 
-def signature(model: nn.Module, bits: Tensor, passports: Mapping[str, Tensor], widths: Mapping[str, int]) -> Evidence:
-    """Bits that the signs of the raw scales agree with; binomial with rate 1/2, since the bits are uniform.
+class Seen(NamedTuple):
+    """What does not depend on the owner's bits.
+
+    Attributes:
+        signs: by layer, whether raw scales are positive; of the layers that can be read.
+        held: how far the private branch still holds.
+    """
+
+    signs: Mapping[str, Tensor]
+    held: Evidence
+
+
+def signs_of(model: nn.Module, passports: Mapping[str, Tensor], widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """Whether raw scales are positive, by layer, bool of shape (C,) on the CPU.
 
     A layer that is not there any more, or of another width, is left out: a head that was replaced, say.
 
     Args:
         model: any.
-        bits: of all layers laid end to end, in {0, 1}.
         passports: by layer.
-        widths: bits of each layer, in the same order.
+        widths: channels of each layer.
 
     Raises:
         Unreadable: no layer can be read.
     """
-    right = read = 0
+    found: dict[str, Tensor] = {}
     reasons = []
-    for part, (name, width) in zip(bits.split(list(widths.values())), widths.items(), strict=True):
+    for name, width in widths.items():
         try:
             raw = raw_scale(model, name, passports[name]).cpu()
             if len(raw) != width:
                 raise Unreadable(f"expected {width} channels in {name!r}, got {len(raw)}")
+            found[name] = raw > 0
         except Unreadable as error:
             reasons.append(str(error))
-            continue
-        right += int(((raw > 0).long() == part).sum())
-        read += width
-    if not read:
+    if not found:
         raise Unreadable("; ".join(reasons))
+    return found
+
+
+def signature(signs: Mapping[str, Tensor], bits: Tensor, widths: Mapping[str, int]) -> Evidence:
+    """Bits that signs agree with; binomial with rate 1/2, since the bits are uniform.
+
+    Args:
+        signs: from `signs_of`.
+        bits: of all layers laid end to end, in {0, 1}.
+        widths: bits of each layer, in the same order.
+    """
+    parts = dict(zip(widths, bits.split(list(widths.values())), strict=True))
+    right = sum(int((one == (parts[name] == 1)).sum()) for name, one in signs.items())
+    read = sum(len(one) for one in signs.values())
     figures = {"signature_match": right / read, "signature_bits": float(read)}
     return Evidence(right, binomial_tail(right, read, 0.5), figures)
 
@@ -122,10 +146,10 @@ class Question:
     """
 
     digest: str
-    ask: Callable[[], Evidence] = field(compare=False)
+    ask: Callable[[], Seen] = field(compare=False)
 
     @classmethod
-    def about(cls, names: tuple[str, ...], tensors: Iterable[Tensor], ask: Callable[[], Evidence]) -> Question:
+    def about(cls, names: tuple[str, ...], tensors: Iterable[Tensor], ask: Callable[[], Seen]) -> Question:
         """A question whose answer depends on these names and on the content of these tensors."""
         total = hashlib.blake2b(repr(names).encode())
         for tensor in tensors:
@@ -134,13 +158,13 @@ class Question:
             total.update(stored.numpy().tobytes())
         return cls(total.hexdigest(), ask)
 
-    def answer(self) -> Evidence:
+    def answer(self) -> Seen:
         """The answer; the last ones are kept."""
         return _answered(self)
 
 
 @functools.lru_cache(maxsize=16)
-def _answered(question: Question) -> Evidence:
+def _answered(question: Question) -> Seen:
     return question.ask()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 import models
 from bench.bundle import Bundle
-from bench.canonical import each_reading, reference_of, stored_reference
+from bench.canonical import canonical_form, reference_of, stored_reference
 from bench.defense import Defense, KeyKind, Protected
 from bench.errors import Unreadable
 from bench.evidence import Evidence, all_of, any_of
@@ -220,9 +219,11 @@ class PassportScheme(Defense):
 
     def taken(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> dict[str, Evidence]:
         """The alternative readings by name."""
-        read = functools.partial(self.read, key=key, trainer=trainer)
-        counted = self.counted(key, trainer.task)
-        return each_reading(suspect, key, read, counted, canonical=self.canonical, signs=self.signs_undone)
+        module = suspect.module
+        taken = {"raw": self._read(module, key, trainer, aligned=False)}
+        if self.canonical:
+            taken["canonical"] = self._read(module, key, trainer, aligned=True)
+        return taken
 
     def counted(self, key: Key, task: Task) -> dict[str, Tensor]:
         """Parameter name to the one direction of its rows that the signature is read from, (1, D)."""
@@ -231,21 +232,31 @@ class PassportScheme(Defense):
             f"{name}.weight": mean_patch(models.layer(task.skeleton, name), one[:1]) for name, one in passports.items()
         }
 
-    def read(self, model: nn.Module, key: Key, trainer: OwnerTrainer) -> Evidence:
-        """Both conditions in a model that may be anything; raises Unreadable."""
+    def _read(self, module: nn.Module, key: Key, trainer: OwnerTrainer, *, aligned: bool) -> Evidence:
+        """Both conditions in a model that may be anything."""
+        task, asked = trainer.task, trainer.heldout.take(evidence.ASKED)
+        # Everything but the bits: of a thousand keys many differ in these alone.
+        facts = [one for name, one in sorted(key.facts.items()) if isinstance(one, Tensor) and name != "branch"]
+        question = evidence.Question.about(
+            (repr(self), task.name, str(aligned), *trainer.stream.path, *module.state_dict()),
+            (*module.state_dict().values(), key.tensor("passports"), *facts, asked.inputs.stored, asked.y),
+            lambda: self._see(module, key, trainer, aligned=aligned),
+        )
+        try:
+            seen = question.answer()
+        except Unreadable as error:
+            return Evidence.unreadable(str(error))
+        bits = evidence.signature(seen.signs, key.tensor("signature"), self.widths(task))
+        found = all_of({"signature": bits, "fidelity": seen.held})
+        return replace(found, statistic=bits.statistic, figures={**found.figures, **bits.figures, **seen.held.figures})
+
+    def _see(self, module: nn.Module, key: Key, trainer: OwnerTrainer, *, aligned: bool) -> evidence.Seen:
         task = trainer.task
+        if aligned:
+            module = canonical_form(module, key, self.counted(key, task), signs=self.signs_undone)
         passports = self.passports_of(key.tensor("passports"), task)
-        bits = evidence.signature(model, key.tensor("signature"), passports, self.widths(task))
-        # Everything but the bits: thousands of keys differ in these alone.
-        facts = [key.tensor(name) for name in sorted(key.facts) if isinstance(key.facts[name], Tensor)]
-        asked = trainer.heldout.take(evidence.ASKED)
-        held = evidence.Question.about(
-            (self.label, task.name, *trainer.stream.path, *model.state_dict()),
-            (*model.state_dict().values(), *facts, *passports.values(), asked.inputs.stored, asked.y),
-            lambda: self.fidelity(model, key, trainer, passports),
-        ).answer()
-        found = all_of({"signature": bits, "fidelity": held})
-        return replace(found, statistic=bits.statistic, figures={**found.figures, **bits.figures, **held.figures})
+        signs = evidence.signs_of(module, passports, self.widths(task))
+        return evidence.Seen(signs, self.fidelity(module, key, trainer, passports))
 
     def fidelity(self, model: nn.Module, key: Key, trainer: OwnerTrainer, passports: Mapping[str, Tensor]) -> Evidence:
         """The private branch in the suspect, and with the owner's head where the suspect has another one."""

@@ -27,6 +27,8 @@ from bench.key import Key
 from bench.registry import discover
 from bench.stream import Stream
 from defenses.constant_weight_code import ConstantWeightCode
+from defenses.passport import PassportV2
+from defenses.passport_aware import PassportAware
 from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida
 
@@ -57,6 +59,8 @@ def every_defense():
         length=5000, layers=("conv6", "hidden"), pool="layer", mode="fine-tune", epochs=2, every=5, canonical=True
     )
     yield Uchida(canonical=True)
+    yield PassportAware(canonical=True)
+    yield PassportV2(passports="shuffled", norm="batch", statistics="separate", mlp=True)
 
 
 def every_attack():

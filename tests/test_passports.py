@@ -264,6 +264,13 @@ class TestReading:
         assert found.figures["signature_bits"] == 32
         assert "private_accuracy" in found.figures
 
+    def test_verifying_leaves_the_passports_of_linear_layers_alone(self, task, owner):
+        scheme = PassportAware(layers=("hidden", "head"))
+        model, key, _ = scheme.protect(owner, scheme.draw(task, KEY))
+        before = key.tensor("passports").clone()
+        scheme.verify(Suspect.of(model), key, owner)
+        assert torch.equal(key.tensor("passports"), before)
+
     def test_other_architectures_give_their_reason(self, protected, owner):
         scheme = PassportAware()
         _, key = protected(scheme)
@@ -342,7 +349,8 @@ class TestNoLies:
         found = []
         for suspect in (full_clean, *(workshop.net(seed, workshop.quick) for seed in range(6))):
             for aligned in (suspect, canonicalise(suspect, model, counted, signs=scheme.signs_undone)):
-                read = evidence.signature(aligned, key.tensor("signature"), passports, scheme.widths(task))
+                signs = evidence.signs_of(aligned, passports, scheme.widths(task))
+                read = evidence.signature(signs, key.tensor("signature"), scheme.widths(task))
                 found.append(read.log10_p)
         assert min(found) + math.log10(len(found)) > -3
 
@@ -351,7 +359,8 @@ class TestNoLies:
         scheme = PassportAware()
         _, key = protected(scheme)
         passports, widths = scheme.passports_of(key.tensor("passports"), task), scheme.widths(task)
-        p = [evidence.signature(full_clean, Stream((str(n),)).bits(288), passports, widths).log10_p for n in range(400)]
+        signs = evidence.signs_of(full_clean, passports, widths)
+        p = [evidence.signature(signs, Stream((str(n),)).bits(288), widths).log10_p for n in range(400)]
         for level in (0.1, 0.01):
             hits = sum(one <= math.log10(level) for one in p)
             assert binomial_tail(hits, len(p), level) > -4

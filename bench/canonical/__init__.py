@@ -87,16 +87,15 @@ def each_reading(
     counted: Mapping[str, Tensor],
     *,
     canonical: bool,
-    signs: bool = True,
 ) -> dict[str, Evidence]:
     """The readings by themselves, `raw` and, if asked, `canonical`, for schemes that have further ones.
 
-    Arguments as for `readings`, and `signs` as for `canonicalise`.
+    Arguments as for `readings`.
     """
     module = suspect.module
     taken = {"raw": _read(read, module)}
     if canonical:
-        taken["canonical"] = _read(lambda model: read(canonical_form(model, key, counted, signs=signs)), module)
+        taken["canonical"] = _read(lambda model: read(canonical_form(model, key, counted)), module)
     return taken
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+import models
 from bench import data
 from bench.bundle import Bundle
 from bench.contract import spying
@@ -81,6 +83,7 @@ def secrets_of(defense: Defense, made: Made, published: Bundle) -> tuple[list[Se
     tensors = [*published.tensors.values(), *(t for m in published.models.values() for t in m.state_dict().values())]
     public = {form.content for tensor in tensors for form in _of_tensor("", tensor.detach().cpu())}
     public |= {text.encode() for text in _texts(published.values)}
+    public |= {json.dumps(models.describe(m), sort_keys=True).encode() for m in published.models.values()}
     found: list[Secret] = []
     names: list[str] = []
     for part, value in {**made.key.drawn, **made.key.facts}.items():
