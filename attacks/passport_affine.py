@@ -55,7 +55,7 @@ class PassportAffine(AmbiguityAttack):
     method: Method = "collective"
     share: float = 0.1
     epochs: int = 100
-    learning_rate: float = 0.01
+    learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
         require_training(self.epochs, self.learning_rate)

@@ -25,8 +25,6 @@ from defenses.passport_scheme import PassportScheme, plan
 # Position of the scale's and of the shift's passport.
 SCALE, SHIFT = 0, 1
 RELEASED = "passports"
-# How much of the forged raw values a forged bottleneck reads.
-FAINT = 0.1
 
 
 class Affine(NamedTuple):
@@ -71,7 +69,8 @@ class ForgedBranch:
 
     def drawn_bits(self) -> Tensor:
         """The signature of the drawn key, of shape (n,) in {0, 1}."""
-        return self._drawn.tensor("signature")
+        bits: Tensor = self._drawn.tensor("signature")
+        return bits
 
     def by_layer(self, bits: Tensor) -> dict[str, Tensor]:
         """Bits of all layers, laid end to end, by layer."""
@@ -125,9 +124,9 @@ class ForgedBranch:
     def bring(self, name: str, wanted: Affine) -> None:
         """Make the private branch multiply by the wanted scale and add the wanted shift.
 
-        Without a bottleneck the passports are solved for; with one its second layer is, exactly where two channels or
-        more are between its layers. The first layer is made to read little of the forged raw values: what other
-        passports come to is then larger than anything that the model can use, and they answer no better than chance.
+        Without a bottleneck the passports are solved for. With one its second layer is, exactly where two channels or
+        more are between its layers; with more of them it maps all else that comes of the first layer to noise, so that
+        other passports in the forger's bottleneck answer no better than they would in an owner's.
         """
         mlp: Any = self.layer(name).mlp
         if mlp is None:
@@ -135,11 +134,11 @@ class ForgedBranch:
             self.project(name, SHIFT, wanted.shift)
             return
         with torch.no_grad():
-            basis = torch.linalg.qr(self.raw(name).T).Q
-            first = mlp[0].weight.cpu().double()
-            mlp[0].weight.copy_(first - (1.0 - FAINT) * first @ basis @ basis.T)
             hidden = mlp[1](mlp[0](self.layer(name).raw())).cpu().double()
-            mlp[2].weight.copy_((torch.linalg.pinv(hidden) @ torch.stack(wanted)).T)
+            back = torch.linalg.pinv(hidden)
+            solved, noise = torch.stack(wanted).T @ back.T, mlp[2].weight.cpu().double()
+            noise *= solved.square().mean().sqrt() / noise.square().mean().sqrt()
+            mlp[2].weight.copy_(solved + noise - noise @ hidden.T @ back.T)
 
     def flip(self, name: str, channels: Tensor) -> None:
         """Change the sign of some of the model's own channels before their normalization, which makes up for it.

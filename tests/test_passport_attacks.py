@@ -1,4 +1,4 @@
-"""Attacks on passports that need no secret: forged branches, exactly; what is read off; and what flips of signs undo."""
+"""Attacks on passports that need no secret: forged branches, exactly; what is read off; what flips of signs undo."""
 
 import copy
 
@@ -249,7 +249,7 @@ def test_what_is_solved_for_is_a_claim_as_good_as_the_owners(bits, protected, ow
     found = scheme.verify(Suspect.of(claimed), key, owner)
     assert found.log10_p <= -6
     assert found.figures["signature_match"] == 1.0
-    # Other passports in the forger's bottleneck are no use: the comparison with fresh ones does not help the owner.
+    # The comparison with fresh passports does not tell: in the forged bottleneck they are no use either.
     assert found.figures["fresh_accuracy"] < 0.5
     owners = scheme.verify(Suspect.of(claimed), owned, owner)
     assert (owners.log10_p <= -6) == (bits != "hash")
@@ -267,7 +267,7 @@ def test_nothing_but_scales_shifts_and_blocks_is_trained(method, protected, task
         model, _ = protected(scheme)
         _, claimed, figures = forged_on(attack, Target(copy.deepcopy(model), "white-box", None, scheme), attacker_for)
         assert same(claimed, model)
-        assert figures["labels"] == 90
+        assert figures["labels"] == 80
         assert figures["own_match"] == 1.0
         assert "cosine" not in figures
 
@@ -306,15 +306,16 @@ def test_the_forged_branch_is_what_was_trained(method, scheme, task, parts, atta
         assert not torch.equal(learnt[name].scale, torch.ones_like(learnt[name].scale))
 
 
-def test_training_finds_what_the_model_can_do(protected, owner, task, attacker_for):
-    scheme = PassportAware()
-    model, _ = protected(scheme)
+def test_training_finds_what_the_model_can_do(protected, owner, attacker_for):
+    scheme = PassportV1()
+    model, owned = protected(scheme)
     found = {}
     for epochs in (1, 60):
-        target = Target(copy.deepcopy(model), "white-box", None, scheme)
+        target = Target(copy.deepcopy(model), "white-box", scheme.released(owned), scheme)
         key, claimed, _ = forged_on(PassportAffine(epochs=epochs), target, attacker_for)
         found[epochs] = scheme.verify(Suspect.of(claimed), key, owner)
-    assert found[60].figures["private_accuracy"] > found[1].figures["private_accuracy"] + 0.1
+    assert found[1].log10_p > -6
+    assert found[60].figures["private_accuracy"] > found[1].figures["private_accuracy"] + 0.2
     assert found[60].log10_p <= -6
 
 
@@ -343,7 +344,7 @@ def test_the_declared_effort_and_the_labels_are_those_of_the_share(share, protec
     scheme, attack = PassportAware(), PassportAffine(method="plain", share=share, epochs=2)
     target = target_for(scheme, task)
     figures = forged_on(attack, target, attacker_for)[2]
-    assert figures["labels"] == min(100, round(share * 900))
+    assert figures["labels"] == min(100, round(share * task.sizes.train))
     assert counted["inputs"] == attack.effort(task).trained
 
 
