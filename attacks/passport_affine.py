@@ -54,8 +54,8 @@ class PassportAffine(AmbiguityAttack):
 
     method: Method = "collective"
     share: float = 0.1
-    epochs: int = 100
-    learning_rate: float = 0.1
+    epochs: int = 200
+    learning_rate: float = 0.3
 
     def __post_init__(self) -> None:
         require_training(self.epochs, self.learning_rate)
