@@ -27,6 +27,8 @@ Method = Literal["plain", "individual", "collective"]
 HIDDEN, REDUCTION = 10, 8
 # Of the leaky ReLU; the source does not say, and this is PyTorch's default.
 SLOPE = 0.01
+# Of the gradient's norm, as owners of passports clip it: without, training may diverge.
+CLIP = 1.0
 # A batch normalization of one position cannot be trained on less.
 LEAST = 2
 
@@ -102,7 +104,7 @@ class PassportAffine(AmbiguityAttack):
         moved = [] if forged.released is None else [forged.model.get_submodule(place) for place in places.values()]
         for norm in moved:
             norm.train()
-        recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate)
+        recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate, clip_norm=CLIP)
         data = trainer.labelled.take(self._labels(trainer.task))
         trainer.fit(student, data, recipe, trainable=tuple(places.values())).eval()
         for norm in moved:
