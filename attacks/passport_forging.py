@@ -25,6 +25,8 @@ from defenses.passport_scheme import PassportScheme, plan
 # Position of the scale's and of the shift's passport.
 SCALE, SHIFT = 0, 1
 RELEASED = "passports"
+# How much larger than the solution, in the root mean square, is what a forged bottleneck makes of other passports.
+NOISE = 10.0
 
 
 class Affine(NamedTuple):
@@ -126,7 +128,7 @@ class ForgedBranch:
 
         Without a bottleneck the passports are solved for. With one its second layer is, exactly where two channels or
         more are between its layers; with more of them it maps all else that comes of the first layer to noise, so that
-        other passports in the forger's bottleneck answer no better than they would in an owner's.
+        other passports in the forger's bottleneck answer hardly better than chance.
         """
         mlp: Any = self.layer(name).mlp
         if mlp is None:
@@ -137,7 +139,7 @@ class ForgedBranch:
             hidden = mlp[1](mlp[0](self.layer(name).raw())).cpu().double()
             back = torch.linalg.pinv(hidden)
             solved, noise = torch.stack(wanted).T @ back.T, mlp[2].weight.cpu().double()
-            noise *= solved.square().mean().sqrt() / noise.square().mean().sqrt()
+            noise *= NOISE * solved.square().mean().sqrt() / noise.square().mean().sqrt()
             mlp[2].weight.copy_(solved + noise - noise @ hidden.T @ back.T)
 
     def flip(self, name: str, channels: Tensor) -> None:
