@@ -18,7 +18,7 @@ from attacks.reparametrise import SignFlip
 from bench.bundle import Bundle, bundle_to_key, key_to_bundle
 from bench.stream import Stream
 from bench.suspect import Suspect, Target, predict
-from defenses.passport import PassportV1, PassportV2
+from defenses.passport import PassportV1, PassportV2, PassportV3
 from defenses.passport_aware import PassportAware
 from defenses.passport_branches import PassportNorm, insert, mean_patch, with_groups
 from defenses.passport_scheme import plan
@@ -31,6 +31,7 @@ SCHEMES = [
     PassportAware(statistics="shared"),
     PassportV1(),
     PassportV2(),
+    PassportV3(),
     PassportV2(norm="batch"),
     PassportV2(norm="batch", statistics="separate", layers=("conv2", "conv5")),
     PassportV2(norm="batch", statistics="separate", passports="single"),
