@@ -15,6 +15,7 @@ from attacks.distill import Distill
 from attacks.fine_tune import FineTune
 from attacks.magnitude_prune import MagnitudePrune
 from attacks.overwrite import Overwrite
+from attacks.passport_affine import PassportAffine
 from attacks.reparametrise import Reparametrise
 from attacks.scratch import Scratch
 from attacks.ticket_growth import DenseRetrain, Regrow
@@ -38,6 +39,7 @@ QUICK = {
     "fine-tune": FineTune(epochs=2, every=1),
     "distill": Distill(epochs=2, every=1),
     "overwrite": Overwrite(epochs=2),
+    "passport-affine": PassportAffine(epochs=2),
     "regrow": Regrow(shares=(0.1, 0.2), epochs=1),
     "dense-retrain": DenseRetrain(epochs=2, every=1, retrain_epochs=1),
     "locked-user": LockedUser(epochs=2, every=1),
