@@ -89,6 +89,10 @@ class PassportScheme(Defense):
         """What the private branch is like; KeyError as for `carriers`."""
         raise NotImplementedError
 
+    def bottlenecked(self) -> bool:
+        """Whether raw scales and shifts go through a bottleneck; the same on all tasks."""
+        return False
+
     def carriers(self, task: Task) -> tuple[str, ...]:
         """Names of the layers with passports, in the order in which they run.
 
@@ -210,6 +214,20 @@ class PassportScheme(Defense):
         private = models.joined(net.secrets())
         branch = torch.cat([key.tensor("passports"), private])
         return key.complete(private=private, branch=branch, **reference_of(net.public))
+
+    def forged(self, drawn: Key, net: Branches, signature: Tensor, passports: Tensor) -> Key:
+        """A drawn key with a signature and passports of somebody's choice, completed with a private branch.
+
+        Args:
+            drawn: from `draw`.
+            net: the private branch, around the model on which the key is to be claimed.
+            signature: (n,) in {0, 1}.
+            passports: laid end to end.
+        """
+        chosen = {**drawn.drawn, "signature": signature}
+        if "passports" in drawn.drawn:
+            return self.completed(Key({**chosen, "passports": passports}), net)
+        return self.completed(Key(chosen).complete(passports=passports), net)
 
     # Verifying
 
