@@ -93,7 +93,7 @@ class PassportTraining(PassportForgery):
         if signature is not None:
             signs = 2.0 * signature.to(trainer.device) - 1.0
             hooks = Hooks(loss_term=_Away(signs, list(scheme.passports_of(true, task).values()), scheme))
-        recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate, clip_norm=CLIP)
+        recipe = self.recipe(trainer, clip_norm=CLIP)
         trainable = ["values", "bottlenecks"] if bottleneck else ["values"]
         trainer.fit(free, trainer.labelled, recipe, hooks=hooks, trainable=trainable)
         with torch.no_grad():

@@ -15,6 +15,7 @@ from attacks.pruned import require_training
 from bench.attack import Data, Forgery, InsiderForgery
 from bench.defense import Defense
 from bench.effort import Effort, of_training
+from bench.recipe import Recipe
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.task import Task
@@ -55,6 +56,10 @@ class PassportForgery(InsiderForgery):
     def effort(self, task: Task) -> Effort:
         """One training on the labelled inputs."""
         return of_training(task, task.sizes.labelled, self.epochs)
+
+    def recipe(self, trainer: AttackerTrainer, **changes: float) -> Recipe:
+        """The task's, without weight decay: what is trained here are no weights, and takes large steps."""
+        return trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate, weight_decay=0.0, **changes)
 
 
 class Scaled(nn.Module):
@@ -132,8 +137,7 @@ class PassportReverse(PassportForgery):
         parts = turned.float().to(trainer.device).mul(2).sub(1).split(list(scheme.widths(task).values()))
         start = {name: torch.stack([sign, sign * 0]) for name, sign in zip(net.passports, parts, strict=True)}
         free = FreeScales(net, start)
-        recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate)
-        trainer.fit(free, trainer.labelled, recipe, trainable=["values"])
+        trainer.fit(free, trainer.labelled, self.recipe(trainer), trainable=["values"])
         wanted = {name: value.detach() for name, value in zip(net.passports, free.values, strict=True)}
         made = realised(net, scheme.passports_of(passports, task), wanted)
         return claimed(net, made, scheme, trainer, target.part)
