@@ -186,7 +186,7 @@ def test_the_model_stays_bit_for_bit_and_the_forged_branch_is_in_it(scheme, task
 @pytest.mark.parametrize("cls", [PassportAmbiguityOne, PassportAmbiguityTwo])
 def test_a_bottleneck_is_the_owners_or_a_new_one_and_moves_where_it_is_trained(cls, kind, task, made_by, attacker_for):
     model, owned = made_by(AWARE)
-    key, _, _ = forged(cls(bottleneck=kind, epochs=1), AWARE, (model, owned), attacker_for)
+    key, _, _ = forged(cls(bottleneck=kind, epochs=1, learning_rate=100.0), AWARE, (model, owned), attacker_for)
     start = opened(AWARE, task, owned, model)
     if kind != "kept":
         renew(start, Stream.root(0).child("attacker"))
@@ -201,7 +201,10 @@ def test_a_bottleneck_is_the_owners_or_a_new_one_and_moves_where_it_is_trained(c
 
 
 def test_each_passport_is_trained(task, made_by, attacker_for):
-    for scheme, attack in [(AWARE, PassportAmbiguityOne(epochs=1)), (V2, PassportMaximise(epochs=1))]:
+    for scheme, attack in [
+        (AWARE, PassportAmbiguityOne(epochs=1, learning_rate=1e4)),
+        (V2, PassportMaximise(epochs=1)),
+    ]:
         model, owned = made_by(scheme)
         key, _, _ = forged(attack, scheme, (model, owned), attacker_for)
         start = normal(owned.tensor("passports"), Stream.root(0).child("attacker"))
@@ -309,7 +312,7 @@ def test_the_reverse_engineer_starts_from_the_signs_of_the_bits(flipped, task, m
 def test_the_sign_loss_reaches_the_bits_that_are_wanted(scheme, made_by, attacker_for):
     made = made_by(scheme)
     for flipped in (0.25, 1.0):
-        found = forged(PassportAmbiguityTwo(flipped=flipped, epochs=20, learning_rate=1.0), scheme, made, attacker_for)
+        found = forged(PassportAmbiguityTwo(flipped=flipped, epochs=20, learning_rate=3.0), scheme, made, attacker_for)
         assert found.figures["bits_changed"] == pytest.approx(flipped, abs=0.1)
         assert found.figures["passport_cosine"] < 0.99
 
