@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from attacks.passport_insider import PassportForgery, around, claimed, require_share, turned_over
+from attacks.passport_insider import PassportForgery, around, claimed, own_norms, require_share, turned_over
 from bench.attack import Forgery
 from bench.defense import Defense
 from bench.hooks import Hooks
@@ -40,7 +40,7 @@ class FreePassports(nn.Module):
         super().__init__()
         # Registered first, so that the parameters have their names here.
         self.values = nn.ParameterList([nn.Parameter(passports[name].clone()) for name in net.passports])
-        self.bottlenecks = nn.ModuleList(net.bottlenecks())
+        self.bottlenecks, self.norms = nn.ModuleList(net.bottlenecks()), own_norms(net)
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class PassportTraining(PassportForgery):
             signs = 2.0 * signature.to(trainer.device) - 1.0
             hooks = Hooks(loss_term=_Away(signs, list(scheme.passports_of(true, task).values()), scheme))
         recipe = self.recipe(trainer, clip_norm=CLIP)
-        trainable = ["values", "bottlenecks"] if bottleneck else ["values"]
+        trainable = self.free("bottlenecks") if bottleneck else self.free()
         trainer.fit(free, trainer.labelled, recipe, hooks=hooks, trainable=trainable)
         with torch.no_grad():
             free.follow()

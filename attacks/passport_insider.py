@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,12 @@ from models.blocks import sharing
 class PassportForgery(InsiderForgery):
     """What those share that train a private branch of their own on the attacker's labels, the weights frozen.
 
-    Statistics of normalizations stay, too. The signature that they claim is what the signs of the raw scales are in
-    the end, so that it agrees with the forged passports in each bit.
+    The signature that they claim is what the signs of the raw scales are in the end, so that it agrees with the forged
+    passports in each bit.
 
     Attributes:
+        statistics: of the passport layers' normalizations: `kept` as they are, or `moving` with the training, as in the
+            sources, where the private branch has its own. Those that it shares with the model stay.
         epochs: of that training.
         learning_rate: the peak of the task's schedule.
     """
@@ -41,8 +43,9 @@ class PassportForgery(InsiderForgery):
     family: ClassVar[str] = "passport-forgery"
     data: ClassVar[Data] = "labels"
 
+    statistics: Literal["kept", "moving"] = "kept"
     epochs: int = 100
-    learning_rate: float = 0.01
+    learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
         require_training(self.epochs, self.learning_rate, least=0)
@@ -56,6 +59,10 @@ class PassportForgery(InsiderForgery):
     def effort(self, task: Task) -> Effort:
         """One training on the labelled inputs."""
         return of_training(task, task.sizes.labelled, self.epochs)
+
+    def free(self, *parts: str) -> list[str]:
+        """What is trained of a `FreeScales` or `FreePassports`: the values, these parts, and statistics that move."""
+        return ["values", *parts, *(["norms"] if self.statistics == "moving" else [])]
 
     def recipe(self, trainer: AttackerTrainer, **changes: float) -> Recipe:
         """The task's, without weight decay: what is trained here are no weights, and takes large steps."""
@@ -94,6 +101,7 @@ class FreeScales(nn.Module):
         super().__init__()
         # Registered first, so that the parameters have their names here.
         self.values = nn.ParameterList([nn.Parameter(value.clone()) for value in values.values()])
+        self.norms = own_norms(net)
         places = {id(module): place for place, module in net.private.named_modules()}
         scaled: dict[str, nn.Module] = {
             places[id(layer)]: Scaled(layer.norm, value)
@@ -137,7 +145,7 @@ class PassportReverse(PassportForgery):
         parts = turned.float().to(trainer.device).mul(2).sub(1).split(list(scheme.widths(task).values()))
         start = {name: torch.stack([sign, sign * 0]) for name, sign in zip(net.passports, parts, strict=True)}
         free = FreeScales(net, start)
-        trainer.fit(free, trainer.labelled, self.recipe(trainer), trainable=["values"])
+        trainer.fit(free, trainer.labelled, self.recipe(trainer), trainable=self.free())
         wanted = {name: value.detach() for name, value in zip(net.passports, free.values, strict=True)}
         made = realised(net, scheme.passports_of(passports, task), wanted)
         return claimed(net, made, scheme, trainer, target.part)
@@ -206,6 +214,12 @@ def around(model: nn.Module, passports: Tensor, scheme: PassportScheme, trainer:
             # Scale and shift of the model's are left out, and so is all where the normalization is a shared one.
             layer.norm.load_state_dict(models.layer(model, place).state_dict(), strict=False)
     return net.eval()
+
+
+def own_norms(net: Branches) -> nn.ModuleList:
+    """The normalizations of the passport layers that the private branch shares with nobody."""
+    there = (layer.norm for layer in net.passports.values())
+    return nn.ModuleList([norm for norm in there if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)])
 
 
 def turned_over(bits: Tensor, share: float, stream: Stream) -> Tensor:

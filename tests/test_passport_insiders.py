@@ -200,6 +200,22 @@ def test_a_bottleneck_is_the_owners_or_a_new_one_and_moves_where_it_is_trained(c
     assert not torch.equal(key.tensor("passports"), owned.tensor("passports"))
 
 
+@labels(SCHEMES)
+def test_statistics_move_where_that_is_wanted_and_the_branch_has_its_own(scheme, task, made_by, attacker_for):
+    made = made_by(scheme)
+    for attack in attacks_on(scheme, epochs=1, statistics="moving"):
+        key, model, _ = forged(attack, scheme, made, attacker_for)
+        assert same(model, made[0])
+        was, now = (opened(scheme, task, one, model).secrets() for one in (made[1], key))
+        if attack.part in ("signature", "passports"):
+            start = around(copy.deepcopy(model), made[1].tensor("passports"), scheme, attacker_for(attack))
+            was = start.secrets()
+        moved = {name for name in was if "running" in name and not torch.equal(was[name], now[name])}
+        own = scheme.form(task).statistics == "separate"
+        assert moved == {name for name in was if "running" in name}
+        assert bool(moved) == own
+
+
 def test_each_passport_is_trained(task, made_by, attacker_for):
     for scheme, attack in [
         (AWARE, PassportAmbiguityOne(epochs=1, learning_rate=1e4)),
