@@ -133,6 +133,7 @@ class PassportMaximise(PassportTraining):
     part: ClassVar[str] = "passports"
 
     flipped: float = 0.5
+    epochs: int = 300
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,6 +194,9 @@ class PassportAmbiguityOne(_OnBranch):
     name: ClassVar[str] = "passport-ambiguity-i"
     source: ClassVar[str] = "Zhang et al. 2020, NeurIPS, ambiguity attack I"
 
+    # Noise leaves small scales and smaller gradients; a bottleneck that is trained too takes a tenth of it at most.
+    learning_rate: float = 1.0
+
     def forge(self, target: Target, trainer: AttackerTrainer) -> Forgery:
         """Train from noise."""
         net, passports = self._opened(target, trainer)
@@ -212,6 +216,7 @@ class PassportAmbiguityTwo(_OnBranch):
     source: ClassVar[str] = "Zhang et al. 2020, NeurIPS, ambiguity attack II"
 
     flipped: float = 0.5
+    epochs: int = 300
 
     def __post_init__(self) -> None:
         super().__post_init__()
