@@ -129,7 +129,7 @@ class PassportMaximise(PassportTraining):
     """
 
     name: ClassVar[str] = "passport-maximise"
-    source: ClassVar[str] = "Fan et al. 2019, NeurIPS, section 4.3 (fake3)"
+    source: ClassVar[str] = "Fan et al. 2019, NeurIPS, fake3 of the released code"
     part: ClassVar[str] = "passports"
 
     flipped: float = 0.5

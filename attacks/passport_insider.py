@@ -126,7 +126,7 @@ class PassportReverse(PassportForgery):
     """
 
     name: ClassVar[str] = "passport-reverse"
-    source: ClassVar[str] = "Fan et al. 2019, NeurIPS, section 4.3 (fake2)"
+    source: ClassVar[str] = "Fan et al. 2019, NeurIPS, fake2 of the released code"
     part: ClassVar[str] = "signature"
 
     flipped: float = 0.5
