@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import models
+from attacks.passport_algebra import projected
 from bench.key import Key
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.task import Task
 from defenses import passport_key
-from defenses.passport_branches import Form, PassportNorm, branches, mean_patch
+from defenses.passport_branches import Form, PassportNorm, branches
 from defenses.passport_scheme import PassportScheme, plan
 
 # Position of the scale's and of the shift's passport.
@@ -117,11 +118,10 @@ class ForgedBranch:
             which: SCALE or SHIFT.
             wanted: float64 of shape (C,).
         """
-        passports = self.passports[name]
-        lacking = (wanted - self.raw(name)[which]).unsqueeze(1)
-        step = torch.linalg.lstsq(to_raw(models.layer(self.model, name), passports[which]), lacking, driver="gelsd")
-        passports[which] += step.solution.view(passports[which].shape).float()
-        self.layer(name).renew(passports)
+        chosen = slice(which, which + 1)
+        layer = models.layer(self.model, name)
+        self.passports[name][chosen] = projected(layer, self.passports[name][chosen], wanted[None])
+        self.layer(name).renew(self.passports[name])
 
     def bring(self, name: str, wanted: Affine) -> None:
         """Make the private branch multiply by the wanted scale and add the wanted shift.
@@ -190,21 +190,6 @@ class ForgedBranch:
         if isinstance(own, nn.BatchNorm1d | nn.BatchNorm2d):
             own.running_mean.copy_(published.running_mean)  # type: ignore[union-attr]
             own.running_var.copy_(published.running_var)  # type: ignore[union-attr]
-
-
-def to_raw(layer: nn.Module, passport: Tensor) -> Tensor:
-    """The matrix by which a layer makes raw values of a passport, without its bias: float64 of shape (C, N).
-
-    Args:
-        layer: convolution or linear.
-        passport: with N numbers, of the shape of the layer's input.
-    """
-    # All input channels are averaged over positions alike.
-    place = torch.zeros(1, 1, *passport.shape[1:])
-    found = torch.autograd.functional.jacobian(lambda one: mean_patch(layer, one)[0], place)
-    average = found.flatten(1).double()
-    weight = layer.weight.detach().cpu().double()  # type: ignore[union-attr, operator]
-    return torch.einsum("cik,ks->cis", weight.view(*weight.shape[:2], -1), average).flatten(1)
 
 
 def hashed(passports: Tensor, count: int) -> Tensor:

@@ -20,6 +20,7 @@ from bench.effort import Effort
 from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
+from defenses.passport_scheme import PassportScheme
 
 Bits = Literal["read-off", "chosen", "hash"]
 
@@ -48,10 +49,9 @@ class PassportProjection(AmbiguityAttack):
     def against(self, scheme: Defense) -> str | None:
         """Needs a scheme with passports, and batch normalization where channels have to be flipped."""
         reason = passport_forging.against(scheme)
-        if reason or self.bits == "read-off" or getattr(scheme, "norm", "batch") == "batch":
+        if reason or self.bits == "read-off" or (isinstance(scheme, PassportScheme) and scheme.norm == "batch"):
             return reason
-        # One branch has no bottleneck, and no parameter of that name.
-        if self.bits == "chosen" and getattr(scheme, "mlp", False):
+        if self.bits == "chosen" and isinstance(scheme, PassportScheme) and scheme.bottlenecked():
             return None
         return (
             f"bits {self.bits!r} need single channels flipped, which a group normalization does not make up for: its "

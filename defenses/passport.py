@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
+import models
 from bench.bundle import Bundle
+from bench.canonical import stored_reference
 from bench.effort import Effort, of_training
-from bench.evidence import Evidence
+from bench.evidence import Evidence, any_of
 from bench.hooks import Hooks
 from bench.key import Key
 from bench.stream import Stream
@@ -23,8 +26,9 @@ from defenses.passport_scheme import Normalization, PassportScheme, plan
 from defenses.passport_training import Objective
 from defenses.trigger_set import appended, right_answers, uniform_labels
 from defenses.two_branches import TwoBranches
+from models.blocks import sharing
 
-_USUAL = {"alexnet": ("conv3", "conv4", "conv5"), "resnet18": ("layer4",)}
+_USUAL = {**dict.fromkeys(("alexnet", "alexnet-small"), ("conv3", "conv4", "conv5")), "resnet18": ("layer4",)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class PassportV1(PassportScheme):
     source: ClassVar[str] = "Fan et al. 2019, NeurIPS, section 3.3, scheme V1"
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = _USUAL
     signs_undone: ClassVar[bool] = False
+    # Either head, with either statistics.
+    ways: ClassVar[int] = 4
 
     def form(self, task: Task) -> Form:
         """The only branch: with the model's statistics, and no bottleneck."""
@@ -70,6 +76,17 @@ class PassportV1(PassportScheme):
             with torch.no_grad():
                 for parameter, value in zip((norm.weight, norm.bias), layer.raw(), strict=True):
                     parameter.copy_(value)
+
+    def fidelity(self, model: nn.Module, key: Key, trainer: OwnerTrainer, passports: Mapping[str, Tensor]) -> Evidence:
+        """Also with the owner's normalizations: who estimates statistics anew has not changed a weight."""
+        own = super().fidelity(model, key, trainer, passports)
+        reference, norms = stored_reference(key), plan(trainer.task).norms
+        try:
+            restored = sharing(model, {name: models.layer(reference, name) for name in norms})
+            old = super().fidelity(restored, key, trainer, passports)
+        except KeyError as error:
+            old = Evidence.unreadable(str(error.args[0]))
+        return any_of({"own_statistics": own, "owner_statistics": old})
 
     def released(self, key: Key) -> Bundle:
         """The passports."""

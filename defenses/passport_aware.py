@@ -16,7 +16,7 @@ class PassportAware(TwoBranches):
     name: ClassVar[str] = "passport-aware"
     source: ClassVar[str] = "Zhang et al. 2020, NeurIPS, Passport-aware Normalization"
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "alexnet": ("conv1", "conv2", "conv3", "conv4", "conv5"),
+        **dict.fromkeys(("alexnet", "alexnet-small"), ("conv1", "conv2", "conv3", "conv4", "conv5")),
         "resnet18": ("conv1", "layer1", "layer2", "layer3", "layer4"),
         **dict.fromkeys(("pointnet", "pointnet-basic"), ("conv1", "conv2", "conv3", "hidden1", "hidden2", "head")),
     }

@@ -65,6 +65,8 @@ class PassportScheme(Defense):
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Whether the canonical reading undoes signs.
     signs_undone: ClassVar[bool] = True
+    # In how many ways the private branch is tried in a suspect: with its head, and with the owner's.
+    ways: ClassVar[int] = 2
 
     layers: tuple[str, ...] = ()
     passports: Origin = "random"
@@ -87,6 +89,10 @@ class PassportScheme(Defense):
     def form(self, task: Task) -> Form:
         """What the private branch is like; KeyError as for `carriers`."""
         raise NotImplementedError
+
+    def bottlenecked(self) -> bool:
+        """Whether raw scales and shifts go through a bottleneck; the same on all tasks."""
+        return False
 
     def carriers(self, task: Task) -> tuple[str, ...]:
         """Names of the layers with passports, in the order in which they run.
@@ -127,7 +133,7 @@ class PassportScheme(Defense):
         """All bits right, and all answers right where chance has one in K; the larger p, times the readings."""
         signature = -sum(self.widths(task).values()) * math.log10(2)
         asked = min(evidence.ASKED, task.sizes.heldout)
-        fidelity = math.log10(2) - asked * math.log10(task.classes)
+        fidelity = math.log10(self.ways) - asked * math.log10(task.classes)
         return min(0.0, max(signature, fidelity) + math.log10(1 + self.canonical))
 
     def stages(self) -> tuple[Stage, ...]:
@@ -209,6 +215,20 @@ class PassportScheme(Defense):
         private = models.joined(net.secrets())
         branch = torch.cat([key.tensor("passports"), private])
         return key.complete(private=private, branch=branch, **reference_of(net.public))
+
+    def forged(self, drawn: Key, net: Branches, signature: Tensor, passports: Tensor) -> Key:
+        """A drawn key with a signature and passports of somebody's choice, completed with a private branch.
+
+        Args:
+            drawn: from `draw`.
+            net: the private branch, around the model on which the key is to be claimed.
+            signature: (n,) in {0, 1}.
+            passports: laid end to end.
+        """
+        chosen = {**drawn.drawn, "signature": signature}
+        if "passports" in drawn.drawn:
+            return self.completed(Key({**chosen, "passports": passports}), net)
+        return self.completed(Key(chosen).complete(passports=passports), net)
 
     # Verifying
 

@@ -38,6 +38,10 @@ class TwoBranches(PassportScheme):
         """As the parameters say."""
         return Form(self.carriers(task), self.statistics, self.mlp)
 
+    def bottlenecked(self) -> bool:
+        """As the parameters say."""
+        return self.mlp
+
     def effort(self, task: Task) -> Effort:
         """Each input goes through both branches, or through one of them."""
         once = of_training(task, task.sizes.train, task.recipe.epochs)

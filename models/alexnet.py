@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from torch import nn
 
 # Channels, size of the kernel, whether a maximum follows.
@@ -17,15 +19,17 @@ class AlexNet(nn.Sequential):
     Args:
         classes: number of outputs.
         shape: (channels, height, width); height and width are multiples of 8.
+        width: share of the channels that each convolution has.
     """
 
-    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, classes: int, shape: tuple[int, ...], width: float = 1.0) -> None:
         if len(shape) != 3 or shape[1] % 8 or shape[2] % 8:
             raise ValueError(f"alexnet expects images with height and width in multiples of 8, got {tuple(shape)}")
         super().__init__()
-        before, height, width = shape
+        before, rows, columns = shape
         pools = 0
-        for number, (after, kernel, pooled) in enumerate(_CONVOLUTIONS, start=1):
+        for number, (channels, kernel, pooled) in enumerate(_CONVOLUTIONS, start=1):
+            after = int(width * channels)
             conv = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             self.add_module(f"conv{number}", conv)
@@ -36,7 +40,7 @@ class AlexNet(nn.Sequential):
                 self.add_module(f"pool{pools}", nn.MaxPool2d(2))
             before = after
         self.add_module("flatten", nn.Flatten())
-        self.add_module("head", nn.Linear(before * (height // 8) * (width // 8), classes))
+        self.add_module("head", nn.Linear(before * (rows // 8) * (columns // 8), classes))
 
 
-ARCHITECTURES = {"alexnet": AlexNet}
+ARCHITECTURES = {"alexnet": AlexNet, "alexnet-small": functools.partial(AlexNet, width=0.25)}

@@ -24,6 +24,7 @@ _MODULES = {
     "resnet18": "models.torchvision_nets",
     "vgg16-bn": "models.torchvision_nets",
     "alexnet": "models.alexnet",
+    "alexnet-small": "models.alexnet",
     "pointnet": "models.pointnet",
     "pointnet-basic": "models.pointnet",
 }

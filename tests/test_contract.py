@@ -16,6 +16,8 @@ from attacks.fine_tune import FineTune
 from attacks.magnitude_prune import MagnitudePrune
 from attacks.overwrite import Overwrite
 from attacks.passport_affine import PassportAffine
+from attacks.passport_ambiguity import PassportAmbiguityOne, PassportAmbiguityTwo, PassportMaximise
+from attacks.passport_insider import PassportReverse
 from attacks.reparametrise import Reparametrise
 from attacks.scratch import Scratch
 from attacks.ticket_growth import DenseRetrain, Regrow
@@ -40,6 +42,10 @@ QUICK = {
     "distill": Distill(epochs=2, every=1),
     "overwrite": Overwrite(epochs=2),
     "passport-affine": PassportAffine(epochs=2),
+    "passport-reverse": PassportReverse(epochs=2),
+    "passport-maximise": PassportMaximise(epochs=2),
+    "passport-ambiguity-i": PassportAmbiguityOne(epochs=2),
+    "passport-ambiguity-ii": PassportAmbiguityTwo(bottleneck="trained", epochs=2),
     "regrow": Regrow(shares=(0.1, 0.2), epochs=1),
     "dense-retrain": DenseRetrain(epochs=2, every=1, retrain_epochs=1),
     "locked-user": LockedUser(epochs=2, every=1),

@@ -11,7 +11,7 @@ from torch import nn
 
 import models
 from attacks.passport_affine import CollectiveBlock, IndividualBlocks, PassportAffine
-from attacks.passport_forging import SCALE, SHIFT, Affine, ForgedBranch, hashed, to_raw
+from attacks.passport_forging import SCALE, SHIFT, Affine, ForgedBranch, hashed
 from attacks.passport_projection import PassportProjection
 from attacks.passport_random import PassportRandom
 from attacks.reparametrise import SignFlip
@@ -20,7 +20,7 @@ from bench.stream import Stream
 from bench.suspect import Suspect, Target, predict
 from defenses.passport import PassportV1, PassportV2, PassportV3
 from defenses.passport_aware import PassportAware
-from defenses.passport_branches import PassportNorm, insert, mean_patch, with_groups
+from defenses.passport_branches import insert, with_groups
 from defenses.passport_scheme import plan
 from defenses.uchida import Uchida
 
@@ -156,31 +156,9 @@ def test_where_a_layer_reads_less_than_it_gives_flips_find_the_signs(task, attac
     assert forged_on(PassportProjection(bits="read-off"), target_for(bare, task), attacker_for)[2]["residual"] > 0.1
 
 
-LAYERS = [
-    (nn.Conv2d(3, 5, 3, padding=1, bias=False), (3, 6, 6)),
-    (nn.Conv2d(4, 6, (3, 2), stride=2, padding=(1, 0)), (4, 7, 5)),
-    (nn.Conv2d(8, 4, 3, padding=1), (8, 1, 1)),
-    (nn.Conv1d(4, 3, 3, padding=1), (4, 9)),
-    (nn.Conv1d(6, 4, 1), (6, 16)),
-    (nn.Linear(12, 7), (12,)),
-]
-
-
-@given(number=st.integers(0, len(LAYERS) - 1), seed=st.integers(0, 999))
-@settings(max_examples=30)
-def test_the_matrix_is_the_map_from_passports_to_raw_values(number, seed):
-    layer, shape = LAYERS[number]
-    chance = torch.Generator().manual_seed(seed)
-    passports = torch.randn(2, *shape, generator=chance)
-    raw = PassportNorm(layer, None, mean_patch(layer, passports), None).raw().detach().double()
-    bias = 0.0 if layer.bias is None else layer.bias.detach().double()
-    for one, wanted in zip(passports, raw, strict=True):
-        assert torch.allclose(to_raw(layer, one) @ one.flatten().double() + bias, wanted, atol=1e-5)
-
-
 @given(seed=st.integers(0, 999))
 @settings(max_examples=10)
-def test_a_projection_gives_what_is_wanted_and_moves_the_passport_least(seed, task):
+def test_a_projection_gives_what_is_wanted_and_moves_one_passport_alone(seed, task):
     scheme = PassportAware(layers=("conv3",))
     forged = ForgedBranch(target_for(scheme, task), task, Stream((str(seed),)))
     chance = torch.Generator().manual_seed(seed)
@@ -190,10 +168,6 @@ def test_a_projection_gives_what_is_wanted_and_moves_the_passport_least(seed, ta
     assert torch.allclose(forged.raw("conv3")[SHIFT], wanted, atol=1e-4)
     step = (forged.passports["conv3"] - before).double()
     assert not step[SCALE].any()
-    # The least step is a combination of the matrix's rows.
-    rows = to_raw(models.layer(forged.model, "conv3"), before[SHIFT])
-    rest = step[SHIFT].flatten() - torch.linalg.pinv(rows) @ (rows @ step[SHIFT].flatten())
-    assert rest.norm() < 1e-4 * step.norm()
 
 
 @given(seed=st.integers(0, 999), share=st.floats(0, 1))

@@ -279,6 +279,18 @@ class TestReading:
         with pytest.raises(Exception, match="only be queried"):
             scheme.verify(Suspect(lambda x: x), key, owner)
 
+    def test_statistics_estimated_anew_do_not_hide_v1(self, protected, owner):
+        scheme = PassportV1()
+        model, key = protected(scheme)
+        suspect = copy.deepcopy(model)
+        for module in suspect.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_()
+        found = scheme.verify(Suspect.of(suspect), key, owner)
+        assert found.figures["log10_p.own_statistics"] > -3
+        assert found.log10_p < -20
+        assert found.log10_p >= scheme.capacity(owner.task)
+
     def test_triggers_are_one_more_reading(self, protected, owner):
         scheme = PassportV3()
         model, key = protected(scheme)
