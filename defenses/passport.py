@@ -141,7 +141,7 @@ class PassportV3(PassportV2):
 
     def effort(self, task: Task) -> Effort:
         """Triggers in each batch."""
-        once = of_training(task, task.sizes.train, task.recipe.epochs, extra=self.per_batch)
+        once = of_training(task, task.sizes.train, self.epochs or task.recipe.epochs, extra=self.per_batch)
         return once + once if self.schedule == "together" else once
 
     def draw(self, task: Task, stream: Stream) -> Key:

@@ -20,6 +20,7 @@ from bench.hooks import Hooks
 from bench.key import Key
 from bench.parameters import judged
 from bench.plugin import Access
+from bench.recipe import Recipe
 from bench.stage import CleanModel, Stage
 from bench.stream import Stream
 from bench.suspect import Suspect
@@ -179,9 +180,8 @@ class PassportScheme(Defense):
             key = key.complete(passports=self._from_images(key, trainer, trainer.clean()))
         model = trainer.new_model()
         net = self.begun(with_groups(model) if self.norm == "group" else model, key, trainer)
-        recipe = trainer.recipe(clip_norm=self.clip) if self.clip else trainer.recipe()
         hooks = self.objective(key, trainer).hooks() & self.hooks(key, trainer)
-        trainer.fit(net, trainer.train, recipe, hooks=hooks)
+        trainer.fit(net, trainer.train, self.recipe(trainer), hooks=hooks)
         self.finish(net, trainer.task)
         return Protected(net.public.eval(), self.completed(key, net), self.released(key))
 
@@ -192,6 +192,11 @@ class PassportScheme(Defense):
             torch.manual_seed(trainer.stream.child("bottlenecks").seed)
             passports = self.passports_of(key.tensor("passports"), task)
             return branches(model, plan(task), self.form(task), passports).to(trainer.device)
+
+    def recipe(self, trainer: OwnerTrainer, epochs: int = 0) -> Recipe:
+        """How the net is trained; 0 epochs for those of the task."""
+        changes: dict[str, float] = {"clip_norm": self.clip} if self.clip else {}
+        return trainer.recipe(**changes, epochs=epochs) if epochs else trainer.recipe(**changes)
 
     def objective(self, key: Key, trainer: OwnerTrainer) -> Objective:
         """What a step of training makes smaller."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bench.effort import Effort, of_training
 from bench.key import Key
+from bench.recipe import Recipe
 from bench.task import Task
 from bench.trainer import OwnerTrainer
 from defenses.passport_branches import Form, Statistics
@@ -19,11 +20,13 @@ class TwoBranches(PassportScheme):
 
     Attributes:
         schedule: both branches at each step (`together`), or one of them at a time (`alternate`).
+        epochs: of the training; 0 for those of the task. Two branches take longer than one where the net is small.
         ratio: share of the steps that train the private branch where they alternate, in (0, 1).
         statistics: of the private branch, from the first passport layer on; see `Form`.
         mlp: whether raw scales and shifts go through a bottleneck.
     """
 
+    epochs: int = 0
     schedule: Schedule = "together"
     ratio: float = 0.5
     statistics: Statistics = "separate"
@@ -31,8 +34,8 @@ class TwoBranches(PassportScheme):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.ratio < 1:
-            raise ValueError(f"expected a ratio in (0, 1), got {self.ratio}")
+        if not 0 < self.ratio < 1 or self.epochs < 0:
+            raise ValueError(f"expected a ratio in (0, 1) and epochs >= 0, got {self.ratio} and {self.epochs}")
 
     def form(self, task: Task) -> Form:
         """As the parameters say."""
@@ -44,8 +47,12 @@ class TwoBranches(PassportScheme):
 
     def effort(self, task: Task) -> Effort:
         """Each input goes through both branches, or through one of them."""
-        once = of_training(task, task.sizes.train, task.recipe.epochs)
+        once = of_training(task, task.sizes.train, self.epochs or task.recipe.epochs)
         return once + once if self.schedule == "together" else once
+
+    def recipe(self, trainer: OwnerTrainer, epochs: int = 0) -> Recipe:
+        """Also with epochs of its own."""
+        return super().recipe(trainer, epochs or self.epochs)
 
     def objective(self, key: Key, trainer: OwnerTrainer) -> Objective:
         """Both branches' losses and the sign loss."""

@@ -68,7 +68,7 @@ def test_a_card_that_falls_behind_is_noticed():
 
 
 def test_the_index_lists_every_card_once():
-    listed = re.findall(r"^\| \[([a-z-]+)\]\(([a-z-]+)\.md\)", INDEX.read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| \[([a-z0-9-]+)\]\(([a-z0-9-]+)\.md\)", INDEX.read_text(), re.MULTILINE)
     assert all(name == file for name, file in listed)
     cards = sorted(path.stem for path in CARDS.glob("*.md") if path != INDEX)
     assert sorted(name for name, _ in listed) == cards

@@ -105,7 +105,7 @@ def test_every_defense_protects_and_verifies_or_says_why_not(name, points):
 def test_every_attack_runs_or_says_why_not(name, points):
     attack = ATTACKS[name]
     assert attack.applies_to(points.task) is None
-    schemes = [DEFENSES[one] for one in ("uchida", "trigger-set", "ticket-key")]
+    schemes = [DEFENSES[one] for one in ("uchida", "trigger-set", "ticket-key", "passport-aware", "passport-v2")]
     reasons = [attack.against(scheme) for scheme in schemes]
     if name in WITHOUT_SCHEME:
         assert all(WITHOUT_SCHEME[name] in reason for reason in reasons)

@@ -119,7 +119,7 @@ def test_only_narrows_by_name_and_by_label(read):
 
 
 def test_a_suite_that_grew_since_it_was_published_says_so():
-    chosen = suite.read("digits")
+    chosen = suite.read("tickets")
     assert suite.published(chosen) == "whole"
     assert suite.published(dataclasses.replace(chosen, attacks=chosen.attacks[:2])) == "whole"
     grown = dataclasses.replace(chosen, attacks=(*chosen.attacks, MagnitudePrune(fractions=(0.12,))))
