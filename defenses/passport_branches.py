@@ -74,6 +74,13 @@ class PassportNorm(nn.Module):
             raw: Tensor = F.linear(self.patches, layer.weight.flatten(1).float(), bias)
             return raw
 
+    def to_unit_scales(self) -> None:
+        """Make the bottleneck larger or smaller, so that the root mean square of what it makes of raw scales is 1."""
+        if isinstance(self.mlp, nn.Sequential):
+            last: Any = self.mlp[-1]
+            with torch.no_grad():
+                last.weight.div_(self.mlp(self.raw())[0].square().mean().sqrt())
+
     def renew(self, passports: Tensor) -> None:
         """Take other passports, of shape (2, *the layer's input)."""
         self.patches.copy_(mean_patch(self._layer[0], passports))

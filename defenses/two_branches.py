@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from bench.effort import Effort, of_training
 from bench.key import Key
 from bench.recipe import Recipe
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses.passport_branches import Form, Statistics
+from defenses.passport_branches import Branches, Form, Statistics
 from defenses.passport_scheme import PassportScheme
 from defenses.passport_training import Objective, Schedule
 
@@ -24,6 +26,9 @@ class TwoBranches(PassportScheme):
         ratio: share of the steps that train the private branch where they alternate, in (0, 1).
         statistics: of the private branch, from the first passport layer on; see `Form`.
         mlp: whether raw scales and shifts go through a bottleneck.
+        unit_start: whether bottlenecks are scaled before training so that they give scales of root mean square 1, as a
+            normalization's own are. Those of PyTorch's initialisation are so small that the private branch learns
+            late, or not at all where it is seldom trained.
     """
 
     epochs: int = 0
@@ -31,6 +36,7 @@ class TwoBranches(PassportScheme):
     ratio: float = 0.5
     statistics: Statistics = "separate"
     mlp: bool = True
+    unit_start: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +55,14 @@ class TwoBranches(PassportScheme):
         """Each input goes through both branches, or through one of them."""
         once = of_training(task, task.sizes.train, self.epochs or task.recipe.epochs)
         return once + once if self.schedule == "together" else once
+
+    def begun(self, model: nn.Module, key: Key, trainer: OwnerTrainer) -> Branches:
+        """Also with bottlenecks of the wanted size."""
+        net = super().begun(model, key, trainer)
+        if self.unit_start:
+            for layer in net.passports.values():
+                layer.to_unit_scales()
+        return net
 
     def recipe(self, trainer: OwnerTrainer, epochs: int = 0) -> Recipe:
         """Also with epochs of its own."""

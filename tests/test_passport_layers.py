@@ -129,6 +129,19 @@ class TestBottleneck:
         assert torch.allclose(layer(x), expected, atol=1e-6)
         assert len(list(made.bottlenecks())) == len(LAYERS)
 
+    def test_it_can_begin_with_scales_like_those_of_a_normalization(self):
+        made, *_ = net()
+        for layer in made.passports.values():
+            before = layer.mlp(layer.raw()).detach()
+            layer.to_unit_scales()
+            after = layer.mlp(layer.raw()).detach()
+            assert float(after[0].square().mean().sqrt()) == pytest.approx(1.0, rel=1e-5)
+            assert torch.allclose(after / before, (after / before).flatten()[0], rtol=1e-3)
+        bare, *_ = net(Form(LAYERS, mlp=False))
+        raw = bare.raw_scales()
+        bare.passports["conv3"].to_unit_scales()
+        assert torch.equal(bare.raw_scales(), raw)
+
 
 class TestBranches:
     @pytest.mark.parametrize("statistics", ["separate", "shared"])
