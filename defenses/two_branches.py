@@ -27,8 +27,8 @@ class TwoBranches(PassportScheme):
         statistics: of the private branch, from the first passport layer on; see `Form`.
         mlp: whether raw scales and shifts go through a bottleneck.
         unit_start: whether bottlenecks are scaled before training so that they give scales of root mean square 1, as a
-            normalization's own are. Those of PyTorch's initialisation are so small that the private branch learns
-            late, or not at all where it is seldom trained.
+            normalization's own are. By PyTorch's initialisation, the source's, scales begin so small that the private
+            branch learns late, or not at all where it is seldom trained; so the branches are less in each other's way.
     """
 
     epochs: int = 0
@@ -36,7 +36,7 @@ class TwoBranches(PassportScheme):
     ratio: float = 0.5
     statistics: Statistics = "separate"
     mlp: bool = True
-    unit_start: bool = True
+    unit_start: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
