@@ -24,6 +24,7 @@ REGISTERED = [
     ("resnet18", (3, 8, 8)),
     ("vgg16-bn", (3, 32, 32)),
     ("alexnet", (3, 16, 16)),
+    ("alexnet-small", (3, 16, 16)),
     ("pointnet", (3, 20)),
     ("pointnet-basic", (3, 20)),
 ]

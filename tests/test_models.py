@@ -105,6 +105,10 @@ class TestAlexNet:
             assert sum(p.numel() for p in models.build("alexnet", 10, (3, size, size)).parameters()) == count
         assert convolutions + norms + 40_970 == 2_493_386
 
+    def test_the_small_one_has_a_quarter_of_the_channels(self):
+        model = models.skeleton("alexnet-small", 10, (3, 32, 32))
+        assert [len(weight) for weight in models.weights_of(model).values()] == [16, 48, 96, 64, 64, 10]
+
     def test_the_deviation_of_weights_is_that_of_their_fan_out(self):
         torch.manual_seed(0)
         model = models.build("alexnet", 10, (3, 32, 32))
