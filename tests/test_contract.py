@@ -30,7 +30,6 @@ from bench.key import Key
 from bench.registry import discover
 from bench.stream import Stream
 from defenses.constant_weight_code import ConstantWeightCode
-from defenses.passport import PassportV2
 from defenses.passport_aware import PassportAware
 from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida
@@ -68,7 +67,6 @@ def every_defense():
     )
     yield Uchida(canonical=True)
     yield PassportAware(canonical=True)
-    yield PassportV2(passports="shuffled", norm="batch", statistics="separate", mlp=True)
 
 
 def every_attack():
