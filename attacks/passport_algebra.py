@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from defenses.passport_branches import mean_patch
+from defenses.passport_branches import raw_of
 
 # Channels whose rows are made at once.
 CHUNK = 64
@@ -16,21 +13,6 @@ CHUNK = 64
 RELATIVE = 1e-6
 # Each takes away what single precision has left of the residual.
 CORRECTIONS = 3
-
-
-def raw_of(layer: nn.Module, passports: Tensor) -> Tensor:
-    """What a layer's weights make of passports: the mean of its answers over positions.
-
-    Args:
-        layer: convolution or linear.
-        passports: (P, *the layer's input), on the layer's device.
-
-    Returns:
-        float32 of shape (P, C); differentiable in the passports.
-    """
-    module: Any = layer
-    bias = None if module.bias is None else module.bias.float()
-    return F.linear(mean_patch(layer, passports), module.weight.flatten(1).float(), bias)
 
 
 def projected(layer: nn.Module, passports: Tensor, wanted: Tensor) -> Tensor:

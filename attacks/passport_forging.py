@@ -166,8 +166,7 @@ class ForgedBranch:
 
     def key(self, bits: Tensor) -> Key:
         """The forged key, which claims these bits."""
-        drawn = {**self._drawn.drawn, "signature": bits, "passports": models.joined(self.passports)}
-        return self.scheme.completed(Key(drawn), self.net)
+        return self.scheme.forged(self._drawn, self.net, bits, models.joined(self.passports))
 
     def figures(self, bits: Tensor) -> dict[str, float]:
         """How well the forgery does by itself.

@@ -22,6 +22,7 @@ from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
 from defenses.passport_branches import Branches, Form, Statistics
+from defenses.passport_evidence import same_state
 from defenses.passport_scheme import Normalization, PassportScheme, plan
 from defenses.passport_training import Objective
 from defenses.trigger_set import appended, right_answers, uniform_labels
@@ -83,9 +84,10 @@ class PassportV1(PassportScheme):
         reference, norms = stored_reference(key), plan(trainer.task).norms
         try:
             restored = sharing(model, {name: models.layer(reference, name) for name in norms})
-            old = super().fidelity(restored, key, trainer, passports)
         except KeyError as error:
-            old = Evidence.unreadable(str(error.args[0]))
+            return any_of({"own_statistics": own, "owner_statistics": Evidence.unreadable(str(error.args[0]))})
+        same = same_state(model, restored)
+        old = own if same else super().fidelity(restored, key, trainer, passports)
         return any_of({"own_statistics": own, "owner_statistics": old})
 
     def released(self, key: Key) -> Bundle:

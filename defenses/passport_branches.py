@@ -68,11 +68,7 @@ class PassportNorm(nn.Module):
 
     def raw(self) -> Tensor:
         """What the weights make of the passports, float32 of shape (2, C): the raw scale, then the raw shift."""
-        layer: Any = self._layer[0]
-        with torch.autocast(layer.weight.device.type, enabled=False):
-            bias = None if layer.bias is None else layer.bias.float()
-            raw: Tensor = F.linear(self.patches, layer.weight.flatten(1).float(), bias)
-            return raw
+        return _answered(self._layer[0], self.patches)
 
     def to_unit_scales(self) -> None:
         """Make the bottleneck larger or smaller, so that the root mean square of what it makes of raw scales is 1."""
@@ -210,8 +206,21 @@ def raw_scale(model: nn.Module, layer: str, passports: Tensor) -> Tensor:
     Raises:
         Unreadable: the model has no such layer, or one that does not take such passports.
     """
-    found = _weighted(model, layer, passports)
-    return PassportNorm(found, None, mean_patch(found, passports).to(found.weight.device), None).raw()[0].detach()
+    return raw_of(_weighted(model, layer, passports), passports)[0].detach()
+
+
+def raw_of(layer: nn.Module, passports: Tensor) -> Tensor:
+    """What a layer's weights make of passports: the mean of its answers over positions.
+
+    Args:
+        layer: convolution or linear.
+        passports: (P, *the layer's input).
+
+    Returns:
+        float32 of shape (P, C), on the layer's device; differentiable in the passports.
+    """
+    module: Any = layer
+    return _answered(layer, mean_patch(layer, passports).to(module.weight.device))
 
 
 def mean_patch(layer: nn.Module, passports: Tensor) -> Tensor:
@@ -247,6 +256,14 @@ def with_groups(model: nn.Module) -> nn.Module:
             groups = nn.GroupNorm(max(1, module.num_features // GROUP), module.num_features)
             setattr(model.get_submodule(parent), child, groups.to(module.weight.device))
     return model
+
+
+def _answered(layer: nn.Module, patches: Tensor) -> Tensor:
+    module: Any = layer
+    with torch.autocast(module.weight.device.type, enabled=False):
+        bias = None if module.bias is None else module.bias.float()
+        raw: Tensor = F.linear(patches, module.weight.flatten(1).float(), bias)
+        return raw
 
 
 def _bare(norm: nn.Module, layer: Any, form: Form) -> nn.Module:

@@ -11,18 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-import models
-from bench.canonical import REFERENCE
 from bench.errors import Unreadable
 from bench.evidence import Evidence
-from bench.key import Key
 from bench.split import Split
 from bench.statistics import binomial_tail
 from bench.suspect import Suspect
 from defenses.passport_branches import Branches, raw_scale
-from models.blocks import sharing
 
-HEAD = "head"
 # Held-out inputs that the branch is asked, and fresh passports that it is compared with.
 ASKED, FRESH = 100, 100
 
@@ -110,30 +105,10 @@ def fidelity(net: Branches, asked: Split, fresh: Iterable[Mapping[str, Tensor]],
     return Evidence(right, binomial_tail(right, len(asked), max(best / len(asked), 1.0 / classes)), figures)
 
 
-def with_head(model: nn.Module, key: Key) -> nn.Module | None:
-    """The suspect with the owner's head, sharing all else; None where it has that head already.
-
-    Raises:
-        Unreadable: it has no head, or one that reads another number of features.
-    """
-    owned = {
-        n: key.tensor(f"{REFERENCE}{HEAD}.{n}") for n in ("weight", "bias") if f"{REFERENCE}{HEAD}.{n}" in key.facts
-    }
-    try:
-        there = models.layer(model, HEAD)
-    except KeyError as error:
-        raise Unreadable(str(error.args[0])) from error
-    classes, width = owned["weight"].shape
-    if getattr(there, "in_features", None) != width:
-        raise Unreadable(
-            f"expected a head of {width} inputs, got {getattr(there, 'in_features', type(there).__name__)}"
-        )
-    state = {name: value.cpu() for name, value in there.state_dict().items()}
-    if set(state) == set(owned) and all(torch.equal(state[name], value) for name, value in owned.items()):
-        return None
-    head = nn.Linear(width, classes, bias="bias" in owned)
-    head.load_state_dict(owned)
-    return sharing(model, {HEAD: head.to(next(there.parameters()).device)}).eval()
+def same_state(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules hold the same tensors by the same names, bit for bit."""
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(one.cpu(), theirs[n].cpu()) for n, one in ours.items())
 
 
 @dataclass(frozen=True)

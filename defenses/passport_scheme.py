@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from bench.task import Task
 from bench.trainer import OwnerTrainer
 from defenses import passport_evidence as evidence
 from defenses import passport_key
+from defenses.old_head import with_old_head
 from defenses.passport_branches import Branches, Form, branches, insert, mean_patch, with_groups
 from defenses.passport_key import Origin
 from defenses.passport_training import Objective
@@ -287,12 +289,11 @@ class PassportScheme(Defense):
         """The private branch in the suspect, and with the owner's head where the suspect has another one."""
         own = self._answers(model, key, trainer, passports)
         try:
-            old = evidence.with_head(model, key)
+            restored = with_old_head(model, key)
         except Unreadable as error:
             return any_of({"own_head": own, "old_head": Evidence.unreadable(str(error))})
-        return any_of(
-            {"own_head": own, "old_head": own if old is None else self._answers(old, key, trainer, passports)}
-        )
+        same = evidence.same_state(model, restored)
+        return any_of({"own_head": own, "old_head": own if same else self._answers(restored, key, trainer, passports)})
 
     def _answers(self, model: nn.Module, key: Key, trainer: OwnerTrainer, passports: Mapping[str, Tensor]) -> Evidence:
         task, asked = trainer.task, trainer.heldout.take(evidence.ASKED)
@@ -307,7 +308,13 @@ class PassportScheme(Defense):
 
 def plan(task: Task) -> Blocks:
     """The blocks of the task's model, by whose names keys speak."""
-    return blocks(task.skeleton)
+    return _plan(task.model, task.classes, task.shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _plan(model: str, classes: int, shape: tuple[int, ...]) -> Blocks:
+    # Each verification asks for it again and again, and describing a model takes longer than reading one.
+    return blocks(models.skeleton(model, classes, shape))
 
 
 def _inside(layer: str, name: str) -> bool:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import models
 from bench import images, solids
-from bench.canonical import REFERENCE, canonical_form, reference_of
+from bench.canonical import canonical_form, reference_of
 from bench.defense import Defense, KeyKind, Protected
 from bench.effort import Effort, of_training
 from bench.errors import Unreadable
@@ -29,8 +27,8 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
+from defenses.old_head import with_old_head
 
-HEAD = "head"
 TRUE = "true"
 
 
@@ -170,8 +168,8 @@ class TriggerSet(Defense):
         try:
             # Labels are counted and no weight is.
             body = canonical_form(suspect.module, key, {}) if aligned else suspect.module
-            rebuilt = _with_head(body, key)
-        except (KeyError, Unreadable) as error:
+            rebuilt = Suspect.of(with_old_head(body, key))
+        except Unreadable as error:
             return Evidence.unreadable(f"the owner's head does not fit: {error}")
         return right_answers(rebuilt, key, trainer)
 
@@ -223,19 +221,3 @@ def right_answers(suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence
     figures = {"trigger_accuracy": right / len(labels)}
     choices = trainer.task.classes - (TRUE in key.facts)
     return Evidence(right, binomial_tail(right, len(labels), 1.0 / choices), figures)
-
-
-def _with_head(module: nn.Module, key: Key) -> Suspect:
-    body = copy.deepcopy(module)
-    head = models.layer(body, HEAD)
-    weight = key.tensor(f"{REFERENCE}{HEAD}.weight")
-    bias = key.facts.get(f"{REFERENCE}{HEAD}.bias")
-    # By shape and not in place: the suspect's head may have been for another number of classes.
-    classes, width = weight.shape
-    if getattr(head, "in_features", None) != width:
-        raise KeyError(f"expected a head of {width} inputs, got {getattr(head, 'in_features', type(head).__name__)}")
-    owned = nn.Linear(width, classes, bias=bias is not None)
-    owned.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    parent, _, child = HEAD.rpartition(".")
-    setattr(body.get_submodule(parent), child, owned.to(next(body.parameters()).device))
-    return Suspect.of(body)
