@@ -1,1 +1,1 @@
-"""The attacks: one file per family, found without registration."""
+"""The attacks: a family a file, found without registration; what several share lies in a folder."""

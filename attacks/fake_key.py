@@ -14,8 +14,8 @@ from bench.canonical import reference_of
 from bench.defense import Defense
 from bench.suspect import Target
 from bench.trainer import AttackerTrainer
-from defenses.lottery_ticket import prunable
-from defenses.sparse_mask import masked
+from defenses.tickets.lottery_ticket import prunable
+from defenses.tickets.sparse_mask import masked
 from models import joined, parted
 
 

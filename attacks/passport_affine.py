@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from attacks import passport_forging
-from attacks.passport_forging import Affine, ForgedBranch
-from attacks.pruned import require_training
+from attacks.passports import forging as passport_forging
+from attacks.passports.forging import Affine, ForgedBranch
 from bench.attack import AmbiguityAttack, Data, Forgery
 from bench.defense import Defense
 from bench.effort import Effort, of_training
+from bench.parameters import require_training
 from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer

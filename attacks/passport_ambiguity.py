@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from attacks.passport_insider import PassportForgery, around, claimed, own_norms, require_share, turned_over
+from attacks.passport_insider import PassportForgery, claimed, own_norms, require_share, turned_over
+from attacks.passports.forging import around
 from bench.attack import Forgery
 from bench.defense import Defense
 from bench.hooks import Hooks
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.trainer import AttackerTrainer
-from defenses import passport_key
-from defenses.passport_branches import Branches, insert, mean_patch
-from defenses.passport_scheme import PassportScheme, plan
-from defenses.passport_training import sign_loss
+from defenses.passports import key as passport_key
+from defenses.passports.branches import Branches, insert, mean_patch
+from defenses.passports.scheme import PassportScheme, plan
+from defenses.passports.training import sign_loss
 
 Bottleneck = Literal["kept", "renewed", "trained"]
 # Standard deviation of what is added to the owner's passports, and the norm that gradients are clipped to.
@@ -150,7 +151,8 @@ class PassportMaximise(PassportTraining):
     def forge(self, target: Target, trainer: AttackerTrainer) -> Forgery:
         """Train from near the owner's passports."""
         assert target.part is not None
-        net = around(target.copy(), target.part, target.scheme, trainer)
+        scheme, task = target.scheme, trainer.task
+        net = around(target.copy(), scheme.passports_of(target.part, task), scheme, task, trainer.stream)
         signature = turned_over((net.raw_scales() > 0).long().cpu(), self.flipped, trainer.stream)
         return self._forged(net, near(target.part, trainer.stream), target, trainer, signature=signature)
 

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor, nn
 
 import models
-from attacks.passport_algebra import last_weights, projected
-from attacks.pruned import require_training
+from attacks.passports.algebra import last_weights, projected
+from attacks.passports.forging import around
 from bench.attack import Data, Forgery, InsiderForgery
 from bench.defense import Defense
 from bench.effort import Effort, of_training
+from bench.parameters import require_training
 from bench.recipe import Recipe
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
-from defenses import passport_key
-from defenses.passport_branches import Branches, branches
-from defenses.passport_scheme import PassportScheme, plan
+from defenses.passports import key as passport_key
+from defenses.passports.branches import Branches
+from defenses.passports.scheme import PassportScheme
 from models.blocks import sharing
 
 
@@ -140,7 +141,7 @@ class PassportReverse(PassportForgery):
         assert target.part is not None
         scheme, task, stream = target.scheme, trainer.task, trainer.stream
         passports = passport_key.uniform(scheme.shapes(task), stream.child("passports")).to(trainer.device)
-        net = around(target.copy(), passports, scheme, trainer)
+        net = around(target.copy(), scheme.passports_of(passports, task), scheme, task, stream)
         turned = turned_over(target.part, self.flipped, stream)
         parts = turned.float().to(trainer.device).mul(2).sub(1).split(list(scheme.widths(task).values()))
         start = {name: torch.stack([sign, sign * 0]) for name, sign in zip(net.passports, parts, strict=True)}
@@ -193,27 +194,6 @@ def claimed(
     flat = torch.cat([one.detach().flatten() for one in passports]).cpu()
     changed = float((signature != bits).float().mean())
     return Forgery(scheme.forged(drawn, net, signature, flat), net.public, {"bits_changed": changed})
-
-
-def around(model: nn.Module, passports: Tensor, scheme: PassportScheme, trainer: AttackerTrainer) -> Branches:
-    """Both branches around a model, in evaluation mode; statistics that the private one has of its own are the model's.
-
-    Args:
-        model: becomes the public branch.
-        passports: laid end to end.
-        scheme: whose form the private branch has.
-        trainer: the attacker's; a bottleneck's weights come from its stream.
-    """
-    task = trainer.task
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(trainer.stream.child("bottlenecks").seed)
-        net = branches(model, plan(task), scheme.form(task), scheme.passports_of(passports, task)).to(trainer.device)
-    for name, layer in net.passports.items():
-        place = plan(task).norm_of[name]
-        if layer.norm is not None and place is not None:
-            # Scale and shift of the model's are left out, and so is all where the normalization is a shared one.
-            layer.norm.load_state_dict(models.layer(model, place).state_dict(), strict=False)
-    return net.eval()
 
 
 def own_norms(net: Branches) -> nn.ModuleList:

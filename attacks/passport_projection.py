@@ -1,6 +1,6 @@
 """Passports in closed form, without data or training: whatever scales the model has, others' passports make them too.
 
-Raw scales are linear in the passports (`attacks.passport_forging`), and a channel before a batch normalization has no
+Raw scales are linear in the passports (`attacks.passports.forging`), and a channel before a batch normalization has no
 sign of its own: so neither the fidelity of a private branch nor its signature is hard to come by.
 """
 
@@ -12,15 +12,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks import passport_forging
-from attacks.passport_forging import SCALE, SHIFT, ForgedBranch
+from attacks.passports import forging as passport_forging
+from attacks.passports.forging import SCALE, SHIFT, ForgedBranch
 from bench.attack import AmbiguityAttack, Forgery
 from bench.defense import Defense
 from bench.effort import Effort
 from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
-from defenses.passport_scheme import PassportScheme
+from defenses.passports.scheme import PassportScheme
 
 Bits = Literal["read-off", "chosen", "hash"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attacks import passport_forging
-from attacks.passport_forging import ForgedBranch
+from attacks.passports import forging as passport_forging
+from attacks.passports.forging import ForgedBranch
 from bench.attack import AmbiguityAttack, Forgery
 from bench.defense import Defense
 from bench.effort import Effort

@@ -12,19 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.pruned import (
+from attacks.tickets.pruned import (
     Masks,
     OnPruned,
     Start,
     live,
     put,
-    require_shares,
-    require_training,
     started,
     weights,
 )
 from bench.attack import AttackClass, Data
 from bench.effort import Effort, of_training
+from bench.parameters import require_shares, require_training
 from bench.stream import Stream
 from bench.suspect import BATCH, Target
 from bench.task import Task

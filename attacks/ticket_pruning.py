@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import models
-from attacks.pruned import Masks, OnPruned, put, require_shares, require_training
+from attacks.tickets.pruned import Masks, OnPruned, put
 from bench.attack import AttackClass, Data
 from bench.effort import Effort, of_training
+from bench.parameters import require_shares, require_training
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.task import Task

@@ -10,14 +10,15 @@ from typing import ClassVar
 
 from torch import nn
 
-from attacks.pruned import REWOUND, Masks, Start, live, put, require_training, weights
+from attacks.tickets.pruned import REWOUND, Masks, Start, live, put, weights
 from bench.attack import AttackClass, Data, InsiderAttack, RemovalAttack
 from bench.defense import Defense
 from bench.effort import Effort, of_training
+from bench.parameters import require_training
 from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
-from defenses.lottery_ticket import prunable
+from defenses.tickets.lottery_ticket import prunable
 from models import joined, parted
 
 WITHHELD = "withheld"

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import models
-from attacks.pruned import Start, live, require_training, started
+from attacks.tickets.pruned import Start, live, started
 from bench.attack import AttackClass, Data, RemovalAttack
 from bench.effort import Effort, of_training
+from bench.parameters import require_training
 from bench.split import Split
 from bench.suspect import Target
 from bench.task import Task

@@ -9,16 +9,17 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from attacks.pruned import live, put, require_training
+from attacks.tickets.pruned import live, put
 from bench.attack import Attack, AttackClass, Data, Forgery, InsiderAttack, InsiderForgery
 from bench.defense import Defense
 from bench.effort import Effort, of_training
 from bench.key import Key
+from bench.parameters import require_training
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
-from defenses.lottery_ticket import prunable
+from defenses.tickets.lottery_ticket import prunable
 
 WINDOW = "window"
 # Of the weights in the source's forgery.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -170,3 +171,25 @@ def _short(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def require_shares(name: str, shares: tuple[float, ...], most: float) -> None:
+    """Refuse shares that do not rise within (0, most].
+
+    Raises:
+        ValueError: with what was given.
+    """
+    rising = all(first < second for first, second in itertools.pairwise(shares))
+    if not (shares and rising and shares[0] > 0 and math.isfinite(shares[-1]) and shares[-1] <= most):
+        limit = "above 0" if math.isinf(most) else f"in (0, {most:g}]"
+        raise ValueError(f"expected {name} {limit} that rise, got {list(shares)}")
+
+
+def require_training(epochs: int, learning_rate: float, least: int = 1) -> None:
+    """Refuse a training that is none.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    if epochs < least or not 0 < learning_rate < math.inf:
+        raise ValueError(f"expected epochs >= {least} and learning_rate > 0, got {epochs} and {learning_rate}")

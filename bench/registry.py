@@ -69,6 +69,9 @@ def discover() -> Registry:
     for role in _BASES:
         package = importlib.import_module(f"{role}s")
         for found in pkgutil.iter_modules(package.__path__):
+            # A folder holds what several plugins share.
+            if found.ispkg:
+                continue
             _collect(
                 registry, f"{role}s.{found.name}", functools.partial(importlib.import_module, f"{role}s.{found.name}")
             )

@@ -1,1 +1,1 @@
-"""The defenses: one file per scheme family, found without registration."""
+"""The defenses: a scheme family a file, found without registration; what a family shares lies in its folder."""

@@ -20,8 +20,8 @@ from bench.statistics import hypergeometric_tail
 from bench.stream import Stream
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses.enumerative_code import capacity, decode, encode, smallest_length
-from defenses.keyed_weights import Carrier, KeyedWeights, PlainBits
+from defenses.weights.enumerative_code import capacity, decode, encode, smallest_length
+from defenses.weights.keyed_weights import Carrier, KeyedWeights, PlainBits
 
 Pool = Literal["layer", "global"]
 

@@ -17,7 +17,7 @@ from bench.key import Key
 from bench.stream import Stream
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses.keyed_weights import Carrier, PlainBits
+from defenses.weights.keyed_weights import Carrier, PlainBits
 
 
 @dataclass(frozen=True)

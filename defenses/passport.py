@@ -21,12 +21,12 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses.passport_branches import Branches, Form, Statistics
-from defenses.passport_evidence import same_state
-from defenses.passport_scheme import Normalization, PassportScheme, plan
-from defenses.passport_training import Objective
+from defenses.passports.branches import Branches, Form, Statistics
+from defenses.passports.evidence import same_state
+from defenses.passports.scheme import Normalization, PassportScheme, plan
+from defenses.passports.training import Objective
+from defenses.passports.two_branches import TwoBranches
 from defenses.trigger_set import appended, right_answers, uniform_labels
-from defenses.two_branches import TwoBranches
 from models.blocks import sharing
 
 _USUAL = {**dict.fromkeys(("alexnet", "alexnet-small"), ("conv3", "conv4", "conv5")), "resnet18": ("layer4",)}
@@ -66,9 +66,8 @@ class PassportV1(PassportScheme):
 
     def objective(self, key: Key, trainer: OwnerTrainer) -> Objective:
         """The only branch's loss and the sign loss."""
-        signature = 2.0 * key.tensor("signature").to(trainer.device) - 1.0
         smoothing = trainer.recipe().label_smoothing
-        return Objective(signature, self.strength, self.margin, public=False, smoothing=smoothing)
+        return Objective(self.signs(key, trainer), self.strength, self.margin, public=False, smoothing=smoothing)
 
     def finish(self, net: Branches, task: Task) -> None:
         """Write what the passports come to into the normalizations."""

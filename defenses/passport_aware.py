@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from defenses.two_branches import TwoBranches
+from defenses.passports.two_branches import TwoBranches
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses.kernel_scores import Score, ranked
-from defenses.lottery_ticket import Masks, heldout_accuracy, prunable
-from defenses.sparse_mask import SparseMask, masked
+from defenses.tickets.kernel_scores import Score, ranked
+from defenses.tickets.lottery_ticket import Masks, heldout_accuracy, prunable
+from defenses.tickets.sparse_mask import SparseMask, masked
 from models import joined, parted
 from models.kernels import kernels
 

@@ -24,8 +24,8 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses import qr_pattern
-from defenses.kernel_pattern import (
+from defenses.tickets import qr_pattern
+from defenses.tickets.kernel_pattern import (
     Window,
     kernel_pattern,
     most_similar,
@@ -34,9 +34,9 @@ from defenses.kernel_pattern import (
     written,
     written_as_released,
 )
-from defenses.lottery_ticket import Masks, prunable
-from defenses.qr_pattern import Modules
-from defenses.sparse_mask import SparseMask
+from defenses.tickets.lottery_ticket import Masks, prunable
+from defenses.tickets.qr_pattern import Modules
+from defenses.tickets.sparse_mask import SparseMask
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
 # Before the names of a layer's kernel pattern in a key.

@@ -18,6 +18,7 @@ from bench.errors import Unreadable
 from bench.evidence import Evidence, any_of
 from bench.hooks import Hooks
 from bench.key import Key
+from bench.old_head import with_old_head
 from bench.parameters import judged
 from bench.plugin import Access
 from bench.split import Split
@@ -27,7 +28,6 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses.old_head import with_old_head
 
 TRUE = "true"
 

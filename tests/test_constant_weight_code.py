@@ -18,8 +18,8 @@ from attacks.magnitude_prune import magnitude_masks
 from bench.stream import Stream
 from bench.suspect import Suspect
 from defenses.constant_weight_code import ConstantWeightCode, UncodedThreshold
-from defenses.enumerative_code import smallest_length
-from defenses.keyed_weights import Carrier
+from defenses.weights.enumerative_code import smallest_length
+from defenses.weights.keyed_weights import Carrier
 
 KEY = Stream.root(0).child("owner", "key")
 SHAPES = {"vgg8": (1, 8, 8), "lenet5": (1, 28, 28), "resnet8": (1, 8, 8)}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from defenses import enumerative_code
-from defenses.enumerative_code import capacity, decode, encode, smallest_length
+from defenses.weights import enumerative_code
+from defenses.weights.enumerative_code import capacity, decode, encode, smallest_length
 
 
 @pytest.fixture(params=["as it is", "few leading bits"])

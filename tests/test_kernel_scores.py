@@ -17,10 +17,10 @@ from walking import looped
 
 import models
 from bench.stream import Stream
-from defenses.kernel_betweenness import betweenness
-from defenses.kernel_paths import edge_weight_products
-from defenses.kernel_scores import SCORES, Score, ranked
-from defenses.kernel_walks import chain, walks
+from defenses.tickets.kernel_betweenness import betweenness
+from defenses.tickets.kernel_paths import edge_weight_products
+from defenses.tickets.kernel_scores import SCORES, Score, ranked
+from defenses.tickets.kernel_walks import chain, walks
 from models.kernels import kernels, network, strengths
 from models.tracing import NOTHING
 

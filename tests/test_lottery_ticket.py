@@ -15,8 +15,8 @@ from bench.planning.dag import JobPlanner
 from bench.stage import CleanModel
 from bench.stream import Stream
 from bench.trainer import OwnerTrainer
-from defenses import lottery_ticket
-from defenses.lottery_ticket import (
+from defenses.tickets import lottery_ticket
+from defenses.tickets.lottery_ticket import (
     PruningRound,
     RewindPoint,
     TicketSearch,
@@ -25,7 +25,7 @@ from defenses.lottery_ticket import (
     prune,
     remaining,
 )
-from defenses.sparse_mask import SparseMask, masked
+from defenses.tickets.sparse_mask import SparseMask, masked
 from models import joined, parted
 
 RATES = (0.2, 0.1, 0.05, 0.01)

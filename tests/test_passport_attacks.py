@@ -11,17 +11,17 @@ from torch import nn
 
 import models
 from attacks.passport_affine import CollectiveBlock, IndividualBlocks, PassportAffine
-from attacks.passport_forging import SCALE, SHIFT, Affine, ForgedBranch, hashed
 from attacks.passport_projection import PassportProjection
 from attacks.passport_random import PassportRandom
+from attacks.passports.forging import SCALE, SHIFT, Affine, ForgedBranch, hashed
 from attacks.reparametrise import SignFlip
 from bench.bundle import Bundle, bundle_to_key, key_to_bundle
 from bench.stream import Stream
 from bench.suspect import Suspect, Target, predict
 from defenses.passport import PassportV1, PassportV2, PassportV3
 from defenses.passport_aware import PassportAware
-from defenses.passport_branches import insert, with_groups
-from defenses.passport_scheme import plan
+from defenses.passports.branches import insert, with_groups
+from defenses.passports.scheme import plan
 from defenses.uchida import Uchida
 
 SCHEMES = [

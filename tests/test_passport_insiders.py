@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import models
-from attacks.passport_algebra import last_weights, projected, raw_of
 from attacks.passport_ambiguity import (
     FreePassports,
     PassportAmbiguityOne,
@@ -20,15 +19,17 @@ from attacks.passport_ambiguity import (
     normal,
     renew,
 )
-from attacks.passport_insider import FreeScales, PassportReverse, around, realised, turned_over
+from attacks.passport_insider import FreeScales, PassportReverse, realised, turned_over
+from attacks.passports.algebra import last_weights, projected, raw_of
+from attacks.passports.forging import around
 from bench.stream import Stream
 from bench.suspect import Suspect, Target, predict
 from bench.trainer import OwnerTrainer
-from defenses import passport_key
 from defenses.passport import PassportV1, PassportV2, PassportV3
 from defenses.passport_aware import PassportAware
-from defenses.passport_branches import insert, raw_scale, with_groups
-from defenses.passport_scheme import plan
+from defenses.passports import key as passport_key
+from defenses.passports.branches import insert, raw_scale, with_groups
+from defenses.passports.scheme import plan
 from defenses.uchida import Uchida
 
 AWARE, V1, V2 = PassportAware(), PassportV1(), PassportV2()
@@ -200,6 +201,11 @@ def test_a_bottleneck_is_the_owners_or_a_new_one_and_moves_where_it_is_trained(c
     assert not torch.equal(key.tensor("passports"), owned.tensor("passports"))
 
 
+def beside(model, laid, scheme, trainer):
+    task = trainer.task
+    return around(copy.deepcopy(model), scheme.passports_of(laid, task), scheme, task, trainer.stream)
+
+
 @labels(SCHEMES)
 def test_statistics_move_where_that_is_wanted_and_the_branch_has_its_own(scheme, task, made_by, attacker_for):
     made = made_by(scheme)
@@ -208,7 +214,7 @@ def test_statistics_move_where_that_is_wanted_and_the_branch_has_its_own(scheme,
         assert same(model, made[0])
         was, now = (opened(scheme, task, one, model).secrets() for one in (made[1], key))
         if attack.part in ("signature", "passports"):
-            start = around(copy.deepcopy(model), made[1].tensor("passports"), scheme, attacker_for(attack))
+            start = beside(model, made[1].tensor("passports"), scheme, attacker_for(attack))
             was = start.secrets()
         moved = {name for name in was if "running" in name and not torch.equal(was[name], now[name])}
         own = scheme.form(task).statistics == "separate"
@@ -277,7 +283,7 @@ def test_scales_and_shifts_become_passports_that_give_the_same_branch(scheme, ta
     model, owned = made_by(scheme)
     trainer = attacker_for(PassportReverse())
     start = passport_key.uniform(scheme.shapes(task), Stream(("start",)))
-    net = around(copy.deepcopy(model), start, scheme, trainer)
+    net = beside(model, start, scheme, trainer)
     chance = torch.Generator().manual_seed(3)
     wanted = {name: torch.randn(2, width, generator=chance) for name, width in scheme.widths(task).items()}
     free = FreeScales(net, wanted)
@@ -294,7 +300,7 @@ def test_scales_and_shifts_become_passports_that_give_the_same_branch(scheme, ta
 @labels([AWARE, V1, PassportAware(mlp=False)])
 def test_an_insider_who_lacks_the_branch_takes_the_models_statistics(scheme, task, made_by, attacker_for):
     model, owned = made_by(scheme)
-    net = around(copy.deepcopy(model), owned.tensor("passports"), scheme, attacker_for(PassportReverse()))
+    net = beside(model, owned.tensor("passports"), scheme, attacker_for(PassportReverse()))
     for name, layer in net.passports.items():
         norm = models.layer(model, plan(task).norm_of[name])
         if scheme is not V1:

@@ -13,8 +13,8 @@ import models
 from bench.contract.workshop import contents, difference
 from bench.errors import Unreadable
 from bench.stream import Stream
-from defenses import passport_key
-from defenses.passport_branches import (
+from defenses.passports import key as passport_key
+from defenses.passports.branches import (
     BorrowedNorm,
     Branches,
     Form,
@@ -26,7 +26,7 @@ from defenses.passport_branches import (
     raw_scale,
     with_groups,
 )
-from defenses.passport_training import DECAY, Objective, sign_loss
+from defenses.passports.training import DECAY, Objective, sign_loss
 from models.blocks import blocks
 
 SHAPE = (1, 8, 8)

@@ -20,12 +20,12 @@ from bench.stream import Stream
 from bench.suspect import Suspect, Target, predict
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses import passport_evidence as evidence
-from defenses import passport_key
 from defenses.passport import PassportV1, PassportV2, PassportV3
 from defenses.passport_aware import PassportAware
-from defenses.passport_branches import insert, raw_scale
-from defenses.passport_scheme import plan
+from defenses.passports import evidence
+from defenses.passports import key as passport_key
+from defenses.passports.branches import insert, raw_scale
+from defenses.passports.scheme import plan
 
 KEY = Stream(("key",))
 SCHEMES = [PassportV1(), PassportV2(), PassportV3(), PassportAware()]

@@ -19,9 +19,9 @@ from bench.suspect import Suspect, Target, predict
 from bench.trainer import AttackerTrainer, OwnerTrainer
 from bench.training import training
 from defenses.constant_weight_code import ConstantWeightCode
-from defenses.keyed_weights import Carrier
 from defenses.ticket_key import TicketKey
 from defenses.uchida import Uchida, mean_filter
+from defenses.weights.keyed_weights import Carrier
 
 KNOWN = registry.discover()
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qrcode.constants import ERROR_CORRECT_H
 
-from defenses import qr_pattern
-from defenses.qr_pattern import (
+from defenses.tickets import qr_pattern
+from defenses.tickets.qr_pattern import (
     VERSIONS,
     completed,
     decode,

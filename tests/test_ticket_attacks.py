@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from toy_ticket import ToyTicket
 
 import models
-from attacks.pruned import live
 from attacks.ticket_growth import AddOn, DenseRetrain, Regrow, gradients, pruned_back
 from attacks.ticket_pruning import TicketPrune, pool_of, pruned_further
 from attacks.ticket_user import LockedUser, TicketUnlock
+from attacks.tickets.pruned import live
 from attacks.transfer import Transfer
 from attacks.window_rewrite import Window, WindowForgery, WindowRewrite, rewrite
 from bench import contract, data
@@ -29,8 +29,8 @@ from bench.stream import Stream
 from bench.suspect import Target, predict
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses.lottery_ticket import prunable
 from defenses.none import Undefended
+from defenses.tickets.lottery_ticket import prunable
 from defenses.uchida import Uchida
 from models import joined, parted
 

@@ -15,9 +15,9 @@ from bench.statistics import hypergeometric_tail
 from bench.stream import Stream
 from bench.suspect import Suspect, Target
 from bench.trainer import OwnerTrainer
-from defenses.lottery_ticket import prunable
-from defenses.sparse_mask import masked
 from defenses.ticket_key import TicketKey
+from defenses.tickets.lottery_ticket import prunable
+from defenses.tickets.sparse_mask import masked
 from models import joined, parted
 
 KEY = Stream(("key",))

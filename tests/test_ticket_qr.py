@@ -19,8 +19,9 @@ from bench.key import Key
 from bench.stream import Stream
 from bench.suspect import Suspect, Target, predict
 from bench.trainer import OwnerTrainer
-from defenses import qr_pattern
-from defenses.kernel_pattern import (
+from defenses.ticket_qr import TicketQr, text_of, window_of
+from defenses.tickets import qr_pattern
+from defenses.tickets.kernel_pattern import (
     Window,
     kernel_pattern,
     most_similar,
@@ -29,10 +30,9 @@ from defenses.kernel_pattern import (
     written,
     written_as_released,
 )
-from defenses.lottery_ticket import prunable
-from defenses.qr_pattern import encode, function_patterns, restored_by_released_code, side
-from defenses.sparse_mask import masked
-from defenses.ticket_qr import TicketQr, text_of, window_of
+from defenses.tickets.lottery_ticket import prunable
+from defenses.tickets.qr_pattern import encode, function_patterns, restored_by_released_code, side
+from defenses.tickets.sparse_mask import masked
 from models.channels import channels
 from models.frames import reframe
 

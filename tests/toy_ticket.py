@@ -13,7 +13,7 @@ from bench.errors import Unreadable
 from bench.evidence import Evidence
 from bench.key import Key
 from bench.statistics import binomial_tail
-from defenses.lottery_ticket import prunable, prune
+from defenses.tickets.lottery_ticket import prunable, prune
 
 
 @dataclass(frozen=True)

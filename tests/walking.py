@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from defenses.kernel_walks import chain
+from defenses.tickets.kernel_walks import chain
 
 
 def stepped(strength, here, chance):

@@ -10,9 +10,9 @@ import torch
 
 import models
 from bench.stream import Stream
-from defenses.kernel_betweenness import betweenness
-from defenses.kernel_paths import edge_weight_products
-from defenses.kernel_walks import walks
+from defenses.tickets.kernel_betweenness import betweenness
+from defenses.tickets.kernel_paths import edge_weight_products
+from defenses.tickets.kernel_walks import walks
 from models.kernels import kernels, strengths
 from tests.walking import looped
 

@@ -16,7 +16,7 @@ from bench.evidence import Evidence
 from bench.split import Split
 from bench.statistics import binomial_tail
 from bench.suspect import Suspect
-from defenses.passport_branches import Branches, raw_scale
+from defenses.passports.branches import Branches, raw_scale
 
 # Held-out inputs that the branch is asked, and fresh passports that it is compared with.
 ASKED, FRESH = 100, 100

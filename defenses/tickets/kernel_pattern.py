@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defenses.qr_pattern import Modules, restored_by_released_code
+from defenses.tickets.qr_pattern import Modules, restored_by_released_code
 
 # The module of the released code's window whose kernel it grows back whole.
 _REGROWN = (21, 21)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.stream import Stream
-from defenses.kernel_betweenness import betweenness
-from defenses.kernel_paths import edge_weight_products
-from defenses.kernel_walks import chain, walks
+from defenses.tickets.kernel_betweenness import betweenness
+from defenses.tickets.kernel_paths import edge_weight_products
+from defenses.tickets.kernel_walks import chain, walks
 from models.kernel_tracing import Kernels
 from models.kernels import kernels, strengths
 from models.tracing import NOTHING

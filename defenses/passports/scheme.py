@@ -19,6 +19,7 @@ from bench.errors import Unreadable
 from bench.evidence import Evidence, all_of, any_of
 from bench.hooks import Hooks
 from bench.key import Key
+from bench.old_head import with_old_head
 from bench.parameters import judged
 from bench.plugin import Access
 from bench.recipe import Recipe
@@ -27,12 +28,11 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses import passport_evidence as evidence
-from defenses import passport_key
-from defenses.old_head import with_old_head
-from defenses.passport_branches import Branches, Form, branches, insert, mean_patch, with_groups
-from defenses.passport_key import Origin
-from defenses.passport_training import Objective
+from defenses.passports import evidence
+from defenses.passports import key as passport_key
+from defenses.passports.branches import Branches, Form, branches, insert, mean_patch, with_groups
+from defenses.passports.key import Origin
+from defenses.passports.training import Objective
 from models.blocks import Blocks, blocks
 
 Normalization = Literal["batch", "group"]
@@ -203,6 +203,10 @@ class PassportScheme(Defense):
     def objective(self, key: Key, trainer: OwnerTrainer) -> Objective:
         """What a step of training makes smaller."""
         raise NotImplementedError
+
+    def signs(self, key: Key, trainer: OwnerTrainer) -> Tensor:
+        """The signature as signs, float32 of shape (n,) in {-1, 1}."""
+        return 2.0 * key.tensor("signature").to(trainer.device) - 1.0
 
     def hooks(self, key: Key, trainer: OwnerTrainer) -> Hooks:
         """What else the scheme adds to training."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.hooks import Hooks
-from defenses.passport_branches import Branches
+from defenses.passports.branches import Branches
 
 Schedule = Literal["together", "alternate"]
 # Weight of the squared raw scales in the sign loss; the source's code has it, its paper does not.

@@ -11,9 +11,9 @@ from bench.key import Key
 from bench.recipe import Recipe
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses.passport_branches import Branches, Form, Statistics
-from defenses.passport_scheme import PassportScheme
-from defenses.passport_training import Objective, Schedule
+from defenses.passports.branches import Branches, Form, Statistics
+from defenses.passports.scheme import PassportScheme
+from defenses.passports.training import Objective, Schedule
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TwoBranches(PassportScheme):
     def objective(self, key: Key, trainer: OwnerTrainer) -> Objective:
         """Both branches' losses and the sign loss."""
         return Objective(
-            2.0 * key.tensor("signature").to(trainer.device) - 1.0,
+            self.signs(key, trainer),
             self.strength,
             self.margin,
             schedule=self.schedule,

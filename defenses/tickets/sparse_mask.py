@@ -19,7 +19,15 @@ from bench.plugin import Access
 from bench.stage import Stage
 from bench.task import Task
 from bench.trainer import OwnerTrainer
-from defenses.lottery_ticket import Masks, PruningRound, RewindPoint, TicketSearch, masks_of, prunable, remaining
+from defenses.tickets.lottery_ticket import (
+    Masks,
+    PruningRound,
+    RewindPoint,
+    TicketSearch,
+    masks_of,
+    prunable,
+    remaining,
+)
 
 
 class Ticket(NamedTuple):

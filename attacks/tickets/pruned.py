@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -61,25 +59,3 @@ def started(target: Target, trainer: AttackerTrainer, start: Start) -> nn.Module
     if start == "rewound" and REWOUND in target.release.models:
         return copy.deepcopy(target.release.models[REWOUND]).to(trainer.device)
     return target.copy()
-
-
-def require_shares(name: str, shares: tuple[float, ...], most: float) -> None:
-    """Refuse shares that do not rise within (0, most].
-
-    Raises:
-        ValueError: with what was given.
-    """
-    rising = all(first < second for first, second in itertools.pairwise(shares))
-    if not (shares and rising and shares[0] > 0 and math.isfinite(shares[-1]) and shares[-1] <= most):
-        limit = "above 0" if math.isinf(most) else f"in (0, {most:g}]"
-        raise ValueError(f"expected {name} {limit} that rise, got {list(shares)}")
-
-
-def require_training(epochs: int, learning_rate: float, least: int = 1) -> None:
-    """Refuse a training that is none.
-
-    Raises:
-        ValueError: with what was given.
-    """
-    if epochs < least or not 0 < learning_rate < math.inf:
-        raise ValueError(f"expected epochs >= {least} and learning_rate > 0, got {epochs} and {learning_rate}")

@@ -7,6 +7,7 @@ least squares: nothing is trained, and no data is needed.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 import models
-from attacks.passport_algebra import projected
+from attacks.passports.algebra import projected
 from bench.key import Key
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.task import Task
-from defenses import passport_key
-from defenses.passport_branches import Form, PassportNorm, branches
-from defenses.passport_scheme import PassportScheme, plan
+from defenses.passports import key as passport_key
+from defenses.passports.branches import Branches, Form, PassportNorm, branches
+from defenses.passports.scheme import PassportScheme, plan
 
 # Position of the scale's and of the shift's passport.
 SCALE, SHIFT = 0, 1
@@ -61,12 +62,8 @@ class ForgedBranch:
             # An owner's are made of images, which a forger without data has not.
             laid = passport_key.uniform(self.scheme.shapes(task), stream.child("passports"))
         self.passports = self.scheme.passports_of(laid.clone(), task)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream.child("bottlenecks").seed)
-            self.net = branches(self.model, self.plan, self.form, self.passports).eval()
+        self.net = around(self.model, self.passports, self.scheme, task, stream)
         self.flipped = 0
-        for name in self.form.layers:
-            self._take_statistics(name)
 
     # What is there
 
@@ -160,7 +157,7 @@ class ForgedBranch:
                 if isinstance(turned, Tensor):
                     turned[channels.to(turned.device)] *= -1
         self.flipped += int(channels.sum())
-        self._take_statistics(name)
+        take_statistics(self.net, self.task, name)
 
     # What is claimed
 
@@ -184,11 +181,34 @@ class ForgedBranch:
         place = self.plan.norm_of[name]
         return None if place is None else models.layer(self.model, place)
 
-    def _take_statistics(self, name: str) -> None:
-        own, published = self.layer(name).norm, self._norm(name)
-        if isinstance(own, nn.BatchNorm1d | nn.BatchNorm2d):
-            own.running_mean.copy_(published.running_mean)  # type: ignore[union-attr]
-            own.running_var.copy_(published.running_var)  # type: ignore[union-attr]
+
+def around(
+    model: nn.Module, passports: Mapping[str, Tensor], scheme: PassportScheme, task: Task, stream: Stream
+) -> Branches:
+    """Both branches around a model, in evaluation mode; statistics that the private one has of its own are the model's.
+
+    Args:
+        model: becomes the public branch.
+        passports: by layer.
+        scheme: whose form the private branch has.
+        task: of the model.
+        stream: of the forger; a bottleneck's weights come from its child `bottlenecks`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream.child("bottlenecks").seed)
+        net = branches(model, plan(task), scheme.form(task), passports)
+    net.to(next(model.parameters()).device)
+    for name in net.passports:
+        take_statistics(net, task, name)
+    return net.eval()
+
+
+def take_statistics(net: Branches, task: Task, name: str) -> None:
+    """Give the private branch's normalization behind a layer the public one's statistics, where it has its own."""
+    own, place = net.passports[name].norm, plan(task).norm_of[name]
+    if isinstance(own, nn.BatchNorm1d | nn.BatchNorm2d) and place is not None:
+        # The public scale and shift are left out: the passport gives them.
+        own.load_state_dict(models.layer(net.public, place).state_dict(), strict=False)
 
 
 def hashed(passports: Tensor, count: int) -> Tensor:

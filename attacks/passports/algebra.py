@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from defenses.passport_branches import raw_of
+from defenses.passports.branches import raw_of
 
 # Channels whose rows are made at once.
 CHUNK = 64

@@ -1,0 +1,1 @@
+"""What forgeries of passports share."""

@@ -1,0 +1,1 @@
+"""What passports share: layers, branches, their training, keys and evidence."""

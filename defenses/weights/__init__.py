@@ -1,0 +1,1 @@
+"""What marks in weights share: keyed positions and the constant-weight code."""
