@@ -190,6 +190,29 @@ def _around(module: nn.Module, state: Mapping[str, Tensor], prefix: str, known: 
     return made
 
 
+def resized(layer: nn.Module, inputs: int, outputs: int) -> nn.Module:
+    """A layer of the same kind for other numbers of channels, on the same device; its values are yet to be set.
+
+    Args:
+        layer: a convolution, a linear layer or a batch normalization.
+        inputs: channels, or features, that come in.
+        outputs: those that go out; for a normalization the same.
+
+    Raises:
+        ValueError: a layer of another type, or one of a type that has no widths.
+    """
+    spec = _to_spec(layer, type(layer).__name__)
+    known = {"in_channels": inputs, "in_features": inputs, "num_features": inputs}
+    known |= {"out_channels": outputs, "out_features": outputs}
+    found = {name: width for name, width in known.items() if name in spec}
+    if not found:
+        raise ValueError(f"expected a layer with numbers of channels, got {type(layer).__name__}")
+    with torch.device("meta"):
+        made = _from_spec({**spec, **found})
+    like = next(layer.parameters())
+    return made.to(like.dtype).to_empty(device=like.device)
+
+
 def _compare(model: nn.Module, base: nn.Module, prefix: str, layers: dict[str, Any]) -> None:
     mine, theirs = dict(model.named_children()), dict(base.named_children())
     if set(mine) != set(theirs):
