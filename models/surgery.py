@@ -1,4 +1,4 @@
-"""Taking channels out of a model, or putting some into it: layers of other widths, by the channel graph of the model."""
+"""Taking channels out of a model, or putting some in: layers of other widths, by the channel graph of the model."""
 
 from __future__ import annotations
 
