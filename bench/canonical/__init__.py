@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import models
+from bench.canonical.stripping import Stripping
 from bench.canonical.walk import Walk
 from bench.errors import Unreadable
 from bench.evidence import Evidence, any_of
 from bench.key import Key
 from bench.suspect import Suspect
+from models.channels import channels
 
 # Before the names of its state in a key.
 REFERENCE = "reference."
@@ -51,6 +53,22 @@ def canonicalise(
         Unreadable: the suspect has another graph than the reference, or takes other inputs.
     """
     return models.holding(reference, Walk(suspect, reference, counted, signs=signs).run())
+
+
+def needed_widths(model: nn.Module) -> tuple[int, ...]:
+    """How many channels each layer makes, as `models.widths.widths`, without those that the function does not need.
+
+    Raises:
+        Unreadable: the model cannot be followed.
+    """
+    try:
+        graph = channels(model)
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
+    stripping = Stripping(model, graph)
+    stripping.run()
+    layers = [layer for layer in graph.layers if layer.kind == "weight"]
+    return tuple(int(stripping.alive[layer.outputs.atoms].sum()) for layer in layers)
 
 
 def reference_of(model: nn.Module) -> dict[str, Tensor | str]:

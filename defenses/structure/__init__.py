@@ -1,0 +1,1 @@
+"""What marks in the structure share: cells of pruning rates, and a code over layers."""
