@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -125,9 +126,8 @@ class ChannelRate(Defense):
         return found
 
     def _carriers(self, task: Task) -> list[Inner]:
-        kinds = (nn.Conv1d, nn.Conv2d, nn.Linear) if self.dense else (nn.Conv1d, nn.Conv2d)
-        every = inner(channels(task.skeleton))
-        return [one for one in every if isinstance(models.layer(task.skeleton, one.layer), kinds)]
+        plain = _plain(task.model, task.classes, task.shape)
+        return [one for one in plain.inner if self.dense or one.layer not in plain.linear]
 
     def _code(self, task: Task) -> SymbolCode | None:
         if not self.spare:
@@ -213,7 +213,7 @@ class ChannelRate(Defense):
             key: the owner's.
             task: of the owner's model; its plain architecture says what was pruned.
         """
-        plain = [layer.name for layer in channels(task.skeleton).layers if layer.kind == "weight"]
+        plain = _plain(task.model, task.classes, task.shape).layers
         if len(found) != len(plain):
             return Evidence.unreadable(f"expected {len(plain)} layers with weights, got {len(found)}")
         there, cells, said = dict(zip(plain, found, strict=True)), self.cells(task), self.symbols(key, task)
@@ -233,3 +233,20 @@ class ChannelRate(Defense):
         symbols = code.decode(list(read.values())) if code else list(read.values())
         parts = [f"{symbol:0{size}b}" for symbol, size in zip(symbols, sizes, strict=False)]
         return [int(bit) for part in parts for bit in part]
+
+
+class _Plain(NamedTuple):
+    """Of an architecture: its layers with weights as they run, those whose width is free, and those that are linear."""
+
+    layers: tuple[str, ...]
+    inner: tuple[Inner, ...]
+    linear: frozenset[str]
+
+
+@functools.lru_cache(maxsize=32)
+def _plain(model: str, classes: int, shape: tuple[int, ...]) -> _Plain:
+    # Each verification asks for it several times, and following a model takes longer than reading one.
+    net = models.skeleton(model, classes, shape)
+    graph = channels(net)
+    linear = frozenset(name for name, module in net.named_modules() if isinstance(module, nn.Linear))
+    return _Plain(tuple(layer.name for layer in graph.layers if layer.kind == "weight"), inner(graph), linear)

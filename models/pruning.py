@@ -39,6 +39,17 @@ def importances(model: nn.Module, one: Inner, importance: Importance) -> Tensor:
     return found / found.mean().clamp(min=1e-300)
 
 
+def most_important(values: Tensor, count: int) -> np.ndarray:
+    """The positions of the largest values, ascending; the first ones of equals. More than there are begin anew.
+
+    Args:
+        values: importance of each channel, (C,).
+        count: how many; beyond C the most important ones stand there twice, and so on.
+    """
+    ranked = values.argsort(descending=True, stable=True).numpy()
+    return np.sort(np.concatenate([ranked] * math.ceil(count / len(ranked)))[:count])
+
+
 def natural_widths(
     model: nn.Module, layers: Sequence[Inner], importance: Importance, share: float
 ) -> Mapping[str, int]:
@@ -68,12 +79,9 @@ def with_widths(
         A model in evaluation mode.
     """
     known = {one.layer: one for one in inner(channels(model))}
-    chosen = {}
-    for layer, width in wanted.items():
-        values = importances(model, known[layer], importance)
-        ranked = values.argsort(descending=True, stable=True).numpy()
-        rounds = np.concatenate([ranked] * math.ceil(width / len(ranked)))
-        chosen[layer] = np.sort(rounds[:width])
+    chosen = {
+        layer: most_important(importances(model, known[layer], importance), width) for layer, width in wanted.items()
+    }
     made = reshaped(model, chosen)
     with torch.no_grad():
         for layer, places in chosen.items():

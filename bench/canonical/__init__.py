@@ -18,8 +18,9 @@ from bench.canonical.walk import Walk
 from bench.errors import Unreadable
 from bench.evidence import Evidence, any_of
 from bench.key import Key
+from bench.question import Question
 from bench.suspect import Suspect
-from models.channels import channels
+from models.channels import Channels, channels
 
 # Before the names of its state in a key.
 REFERENCE = "reference."
@@ -65,6 +66,11 @@ def needed_widths(model: nn.Module) -> tuple[int, ...]:
         graph = channels(model)
     except ValueError as error:
         raise Unreadable(str(error)) from error
+    structure = json.dumps(models.describe(model), sort_keys=True)
+    return Question.about((structure,), model.state_dict().values(), lambda: _needed(model, graph)).answer()
+
+
+def _needed(model: nn.Module, graph: Channels) -> tuple[int, ...]:
     stripping = Stripping(model, graph)
     stripping.run()
     layers = [layer for layer in graph.layers if layer.kind == "weight"]

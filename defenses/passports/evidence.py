@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -109,38 +106,6 @@ def same_state(first: nn.Module, second: nn.Module) -> bool:
     """Whether two modules hold the same tensors by the same names, bit for bit."""
     ours, theirs = first.state_dict(), second.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(one.cpu(), theirs[n].cpu()) for n, one in ours.items())
-
-
-@dataclass(frozen=True)
-class Question:
-    """Something that is computed once for equal contents: verifying many keys of the same passports asks it again.
-
-    Attributes:
-        digest: of all that the answer depends on.
-        ask: computes it.
-    """
-
-    digest: str
-    ask: Callable[[], Seen] = field(compare=False)
-
-    @classmethod
-    def about(cls, names: tuple[str, ...], tensors: Iterable[Tensor], ask: Callable[[], Seen]) -> Question:
-        """A question whose answer depends on these names and on the content of these tensors."""
-        total = hashlib.blake2b(repr(names).encode())
-        for tensor in tensors:
-            stored = tensor.detach().cpu().contiguous()
-            total.update(f"{stored.dtype}{tuple(stored.shape)}".encode())
-            total.update(stored.numpy().tobytes())
-        return cls(total.hexdigest(), ask)
-
-    def answer(self) -> Seen:
-        """The answer; the last ones are kept."""
-        return _answered(self)
-
-
-@functools.lru_cache(maxsize=16)
-def _answered(question: Question) -> Seen:
-    return question.ask()
 
 
 def _right(net: Branches, asked: Split) -> int:

@@ -22,6 +22,7 @@ from bench.key import Key
 from bench.old_head import with_old_head
 from bench.parameters import judged
 from bench.plugin import Access
+from bench.question import Question
 from bench.recipe import Recipe
 from bench.stage import CleanModel, Stage
 from bench.stream import Stream
@@ -268,7 +269,7 @@ class PassportScheme(Defense):
         task, asked = trainer.task, trainer.heldout.take(evidence.ASKED)
         # Everything but the bits: of a thousand keys many differ in these alone.
         facts = [one for name, one in sorted(key.facts.items()) if isinstance(one, Tensor) and name != "branch"]
-        question = evidence.Question.about(
+        question = Question.about(
             (repr(self), task.name, str(aligned), *trainer.stream.path, *module.state_dict()),
             (*module.state_dict().values(), key.tensor("passports"), *facts, asked.inputs.stored, asked.y),
             lambda: self._see(module, key, trainer, aligned=aligned),

@@ -49,7 +49,7 @@ class Cells:
 
     def symbol(self, width: int) -> int:
         """What a layer of this width says, 0 to 2 ** bits - 1; inadmissible widths go on counting."""
-        index = self._index(width) % 2**self.bits
+        index: int = self._index(width) % 2**self.bits
         return index ^ (index >> 1)
 
     def choices(self, symbol: int) -> tuple[int, ...]:
@@ -84,8 +84,14 @@ class Cells:
             change += 1
         return change
 
+    def fewer(self, width: int) -> int | None:
+        """The largest width below this one that says something else; None where there is none."""
+        below = (other for other in range(width - 1, 0, -1) if self.symbol(other) != self.symbol(width))
+        return next(below, None)
+
     def _index(self, width: int) -> int:
-        return math.floor((1 - Fraction(width, self.full) - self.low) / self.step)
+        index: int = math.floor((1 - Fraction(width, self.full) - self.low) / self.step)
+        return index
 
 
 def most_bits(full: int, low: Fraction, high: Fraction, channels: int) -> int:

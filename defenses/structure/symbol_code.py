@@ -34,7 +34,7 @@ class SymbolCode:
         return list(self._codec().encode(list(message)))
 
     def decode(self, word: Sequence[int]) -> list[int]:
-        """The message; what stands there where more is wrong than can be corrected."""
+        """The message; as it stands there where more is seen to be wrong than can be corrected."""
         try:
             return list(self._codec().decode(list(word))[0])
         except ReedSolomonError:
