@@ -69,5 +69,5 @@ def folded(model: nn.Module) -> int:
         fuse = fuse_linear_bn_eval if isinstance(before, nn.Linear) else fuse_conv_bn_eval
         # A bias that was not there is made without a gradient.
         model.set_submodule(layer.name, fuse(before, norm).requires_grad_())
-        model.set_submodule(str(layer.norm), nn.Identity())
+        model.set_submodule(str(layer.norm), nn.Identity().eval())
     return len(found)

@@ -19,6 +19,7 @@ from attacks.passport_affine import PassportAffine
 from attacks.passport_ambiguity import PassportAmbiguityOne, PassportAmbiguityTwo, PassportMaximise
 from attacks.passport_insider import PassportReverse
 from attacks.reparametrise import Reparametrise
+from attacks.widening import DeadChannels
 from attacks.scratch import Scratch
 from attacks.ticket_growth import DenseRetrain, Regrow
 from attacks.ticket_user import LockedUser, TicketUnlock
@@ -77,6 +78,7 @@ def every_attack():
         yield FineTune(variant=variant, epochs=2)
     yield MagnitudePrune(fractions=(0.5,), scope="layer", retrain_epochs=1)
     yield Reparametrise(moves=("rescale", "sign-flip"), spread=2.0)
+    yield DeadChannels(hide="pairs")
     yield misbehaving.FreeMessage()
     yield misbehaving.Insider()
 
