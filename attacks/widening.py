@@ -142,7 +142,7 @@ def with_dead(model: nn.Module, more: Mapping[str, int], hide: Hide, stream: Str
 
     Of the weights that make it, each is one that some channel has in the same place, and together they are as long as
     the other one's; with pairs, so are those that read the first of a pair, and the second has them with the sign
-    changed. An odd one out is a true copy of the other one and takes over a part of what that gives.
+    changed. An odd one out is a true copy of the other one and is read instead of a part of it.
 
     Args:
         model: descends from `models.build`; stays as it is.
@@ -219,10 +219,12 @@ def _unread(read: Tensor, width: int, likes: np.ndarray, alike: int, stream: Str
     if alike == 1:
         new.zero_()
         return
-    values = _resampled(read[:width], new[::2], stream)
-    new[::2], new[1::2] = values, -values[: len(new) // 2]
-    if len(new) % 2:
-        read[likes[-1]] -= values[-1]
+    paired = len(new) // 2 * 2
+    new[:paired:2] = _resampled(read[:width], new[:paired:2], stream)
+    new[1:paired:2] = -new[:paired:2]
+    if paired < len(new):
+        new[-1] *= float(stream.child("part").numpy().uniform())
+        read[likes[-1]] -= new[-1]
 
 
 def _made_up(weight: Tensor, width: int, likes: np.ndarray, alike: int, stream: Stream) -> None:

@@ -19,11 +19,11 @@ from attacks.passport_affine import PassportAffine
 from attacks.passport_ambiguity import PassportAmbiguityOne, PassportAmbiguityTwo, PassportMaximise
 from attacks.passport_insider import PassportReverse
 from attacks.reparametrise import Reparametrise
-from attacks.widening import DeadChannels
 from attacks.scratch import Scratch
 from attacks.ticket_growth import DenseRetrain, Regrow
 from attacks.ticket_user import LockedUser, TicketUnlock
 from attacks.transfer import Transfer
+from attacks.widening import DeadChannels
 from bench import contract
 from bench.contract import attacks, defenses, forgeries, memory, secrecy
 from bench.contract.workshop import Workshop

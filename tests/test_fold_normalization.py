@@ -33,21 +33,22 @@ def normalizations(model):
 
 
 @given(kind=st.sampled_from(NORMALIZED), widths=WIDTHS, seed=SEEDS)
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_nothing_is_left_of_it_but_the_function(kind, widths, seed):
-    model = KINDS[kind](widths, seed)
+    # In double precision, since T-Nets make more of what rounding leaves.
+    model = KINDS[kind](widths, seed).double()
     before = copy.deepcopy(model.state_dict())
     strength, made = attacked(model)
     assert (strength, normalizations(made)) == (1.0, 0)
-    assert difference(model, made) < 2e-6
+    assert difference(model, made) < 1e-11
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert normalizations(model) > 0
-    assert apart(merged(model), made) < (2e-6, "")
+    assert apart(merged(model), made) < (1e-11, "")
     assert models.describe(made) == models.describe(merged(model))
 
 
 @given(kind=st.sampled_from(NORMALIZED), widths=WIDTHS, seed=SEEDS)
-@settings(max_examples=20)
+@settings(max_examples=15)
 def test_a_verifier_with_a_reference_unfolds_it(kind, widths, seed):
     reference = KINDS[kind](widths, seed)
     _, made = attacked(reframed(reference, seed + 1))

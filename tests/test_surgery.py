@@ -34,11 +34,12 @@ INNER = {
 }
 WIDTHS = st.lists(st.integers(2, 9), min_size=3, max_size=7)
 SEEDS = st.integers(0, 2**16)
-CLOSE = 2e-6
+# In double precision, since T-Nets make more of what rounding leaves.
+CLOSE = 1e-11
 
 
 def made_of(kind, widths, seed):
-    model = KINDS[kind](widths, seed)
+    model = KINDS[kind](widths, seed).double()
     return model, inner(channels(model)), np.random.default_rng(seed)
 
 
@@ -67,7 +68,7 @@ def test_these_are_all_architectures():
 
 @pytest.mark.parametrize(("name", "shape"), INNER)
 def test_inner_channels_of_every_architecture_can_be_cut_moved_and_added(name, shape):
-    model = lived_in(models.build(name, 10, shape))
+    model = lived_in(models.build(name, 10, shape)).double()
     layers, chance = inner(channels(model)), np.random.default_rng(1)
     assert [one.layer for one in layers] == INNER[name, shape]
     kept = some_of(layers, chance)
@@ -79,7 +80,7 @@ def test_inner_channels_of_every_architecture_can_be_cut_moved_and_added(name, s
 
 
 @given(kind=st.sampled_from(sorted(KINDS)), widths=WIDTHS, seed=SEEDS)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_cutting_what_is_read_with_zeros_leaves_the_outputs(kind, widths, seed):
     model, layers, chance = made_of(kind, widths, seed)
     kept = some_of(layers, chance)
@@ -92,7 +93,7 @@ def test_cutting_what_is_read_with_zeros_leaves_the_outputs(kind, widths, seed):
 
 
 @given(kind=st.sampled_from(sorted(KINDS)), widths=WIDTHS, seed=SEEDS)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_an_order_keeps_the_outputs_and_is_undone_bit_for_bit(kind, widths, seed):
     model, layers, chance = made_of(kind, widths, seed)
     order = {one.layer: chance.permutation(one.width) for one in layers}
@@ -106,16 +107,16 @@ def test_an_order_keeps_the_outputs_and_is_undone_bit_for_bit(kind, widths, seed
 
 
 @given(kind=st.sampled_from(sorted(KINDS)), widths=WIDTHS, seed=SEEDS, more=st.integers(1, 4))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_new_channels_are_zeros_that_nothing_reads(kind, widths, seed, more):
     model, layers, _ = made_of(kind, widths, seed)
     wide = reshaped(model, {one.layer: np.append(np.arange(one.width), [NOTHING] * more) for one in layers})
     assert difference(model, wide) < CLOSE
     for one in layers:
-        made = [value for name, value in wide.get_submodule(one.layer).named_parameters()]
+        made = [*wide.get_submodule(one.layer).parameters()]
         if one.norm:
             made += [*wide.get_submodule(one.norm).parameters(), wide.get_submodule(one.norm).running_mean]
-            assert torch.equal(wide.get_submodule(one.norm).running_var[one.width :], torch.ones(more))
+            assert torch.equal(wide.get_submodule(one.norm).running_var[one.width :], torch.ones(more).double())
         assert all(len(value) == one.width + more for value in made)
         assert not any(value[one.width :].any() for value in made)
         for reader in one.readers:
@@ -143,7 +144,7 @@ def test_new_channels_leave_the_outputs_bit_for_bit():
 
 
 @given(kind=st.sampled_from(sorted(KINDS)), widths=WIDTHS, seed=SEEDS)
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_a_channel_chosen_twice_is_read_twice(kind, widths, seed):
     model, layers, chance = made_of(kind, widths, seed)
     twice = {one.layer: np.append(np.arange(one.width), chance.integers(one.width, size=2)) for one in layers}
@@ -153,7 +154,7 @@ def test_a_channel_chosen_twice_is_read_twice(kind, widths, seed):
             counts = np.bincount(twice[one.layer])[twice[one.layer]]
             for reader in one.readers:
                 read = outgoing(wide, reader, one.layer)
-                read /= torch.from_numpy(counts).float().view(-1, *[1] * (read.dim() - 1))
+                read /= torch.from_numpy(counts).view(-1, *[1] * (read.dim() - 1))
     assert difference(model, wide) < CLOSE
 
 
@@ -200,7 +201,8 @@ def test_shortcuts_keep_their_widths():
 @given(kind=st.sampled_from(sorted(KINDS)), widths=WIDTHS, seed=SEEDS)
 @settings(max_examples=15)
 def test_it_is_described_and_rebuilt(kind, widths, seed):
-    model, layers, chance = made_of(kind, widths, seed)
+    _, layers, chance = made_of(kind, widths, seed)
+    model = KINDS[kind](widths, seed)
     cut = reshaped(model, some_of(layers, chance))
     again = models.rebuild(models.describe(cut), cut.state_dict())
     with torch.no_grad():
