@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.architecture import resized
 from models.channels import Channels, Layer, Side, channels
@@ -110,6 +110,25 @@ def columns(model: nn.Module, reader: str, layer: str) -> np.ndarray:
     if not pixels:
         raise ValueError(f"expected a layer that reads all channels of {layer!r}, got {reader!r}")
     return np.arange(len(atoms) * pixels).reshape(len(atoms), pixels)
+
+
+def outgoing(model: nn.Module, reader: str, layer: str) -> Tensor:
+    """What a layer makes of each channel of another one: a view of its weights, to be read or written.
+
+    Args:
+        model: as for `reshaped`.
+        reader: one of the readers of `layer` in `inner`.
+        layer: whose channels they are.
+
+    Returns:
+        Shape (channels, rows, pixels, …), the last dimensions those of a kernel.
+
+    Raises:
+        ValueError: the one does not read the other.
+    """
+    read: Any = model.get_submodule(reader)
+    apart: Tensor = read.weight.unflatten(1, columns(model, reader, layer).shape)
+    return apart.movedim(1, 0)
 
 
 def _pixels(side: Side, atoms: np.ndarray) -> int:

@@ -23,6 +23,7 @@ from attacks.scratch import Scratch
 from attacks.ticket_growth import DenseRetrain, Regrow
 from attacks.ticket_user import LockedUser, TicketUnlock
 from attacks.transfer import Transfer
+from attacks.widening import DeadChannels
 from bench import contract
 from bench.contract import attacks, defenses, forgeries, memory, secrecy
 from bench.contract.workshop import Workshop
@@ -77,6 +78,7 @@ def every_attack():
         yield FineTune(variant=variant, epochs=2)
     yield MagnitudePrune(fractions=(0.5,), scope="layer", retrain_epochs=1)
     yield Reparametrise(moves=("rescale", "sign-flip"), spread=2.0)
+    yield DeadChannels(hide="pairs")
     yield misbehaving.FreeMessage()
     yield misbehaving.Insider()
 
