@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Collection, Generator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,13 @@ class Trainer:
     def new_model(self) -> nn.Module:
         """A freshly initialised model of the task; the same one at each call."""
         return self.task.new_model(self.stream.child("init")).to(self.device)
+
+    def model_of(self, description: Mapping[str, Any]) -> nn.Module:
+        """A freshly initialised model of any description (`models.describe`); the same one at each call.
+
+        Of the description of the task's own architecture it is `new_model()`, bit for bit.
+        """
+        return self.task.new_model(self.stream.child("init"), description).to(self.device)
 
     def recipe(self, **changes: float | int | str | bool) -> Recipe:
         """The task's recipe with some fields changed."""
