@@ -2,76 +2,104 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.attack import AttackClass, Data, RemovalAttack
-from bench.effort import Effort, of_training
-from bench.hooks import Hooks
+import models
+from attacks.extraction.student import Extraction, described, narrowed
+from bench.attack import Data
 from bench.plugin import Access
-from bench.split import Split
-from bench.stage import Stage, TargetAnswers
-from bench.suspect import Target
+from bench.suspect import Answer, Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
+from models.channels import channels
+from models.surgery import inner
+
+# In the place of a label that the attacker lacks.
+UNKNOWN = -100
 
 
 @dataclass(frozen=True)
-class Distill(RemovalAttack):
-    """Train a fresh net of the same architecture on the answers to the attacker's unlabelled inputs.
+class Distill(Extraction):
+    """Train a fresh net, of the same architecture or another, on softened answers to the attacker's inputs.
 
     Attributes:
         temperature: of both soft maxima, at least 1.
-        epochs: how long.
-        every: a surrogate is taken every so many epochs, and at the end.
+        alpha: weight of the divergence, in [0, 1]; the rest is that of the cross-entropy with true labels, over the
+            labelled ones among the inputs.
+        widths: the student's channels: those of the plain architecture; those of the published model, which has to
+            be opened for that; or fewer, each inner layer's number drawn.
     """
 
     name: ClassVar[str] = "distill"
-    family: ClassVar[str] = "extraction"
     source: ClassVar[str] = "Hinton et al. 2015, arXiv 1503.02531, section 2"
-    access: ClassVar[Access] = "black-box"
-    data: ClassVar[Data] = "inputs"
-    attack_class: ClassVar[AttackClass] = "extraction"
-    strength_unit: ClassVar[str] = "epochs"
+    answers: ClassVar[Answer] = "logits"
 
     temperature: float = 3.0
-    epochs: int = 60
-    every: int = 20
+    alpha: float = 1.0
+    widths: Literal["plain", "published", "drawn"] = "plain"
 
     def __post_init__(self) -> None:
-        if self.temperature < 1 or self.epochs < 1 or self.every < 1:
-            raise ValueError("expected temperature, epochs and every to be at least 1")
+        super().__post_init__()
+        if self.temperature < 1:
+            raise ValueError(f"expected temperature >= 1, got {self.temperature}")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"expected alpha in [0, 1], got {self.alpha}")
+        if self.widths == "published" and self.architecture:
+            raise ValueError(f"expected no architecture with the published widths, got {self.architecture!r}")
 
-    def stages(self) -> tuple[Stage, ...]:
-        """The protected model's answers, queried once for all that want them."""
-        return (TargetAnswers(),)
+    def access_used(self) -> Access:
+        """White-box, where the student is shaped like the published model."""
+        return "white-box" if self.widths == "published" else self.access
 
-    def effort(self, task: Task) -> Effort:
-        """Training on all inputs of the attacker; the answers are a stage."""
-        return of_training(task, task.sizes.attacker, self.epochs)
+    def data_used(self) -> Data:
+        """Labels, where the cross-entropy has a weight."""
+        return "labels" if self.alpha < 1 else self.data
 
-    def surrogates(self) -> int:
-        """One every so many epochs, and one at the end."""
-        return math.ceil(self.epochs / self.every)
+    def applies_to(self, task: Task) -> str | None:
+        """As for every extraction; for drawn widths also layers whose channels may be missing."""
+        reason = super().applies_to(task)
+        if reason or self.widths != "drawn":
+            return reason
+        name = self.architecture or task.model
+        try:
+            found = inner(channels(models.skeleton(name, task.classes, task.shape)))
+        except ValueError as error:
+            return str(error)
+        return None if found else f"{name} has no layer whose channels may be missing"
 
-    def run(self, target: Target, trainer: AttackerTrainer) -> Iterator[tuple[float, nn.Module]]:
-        """Train the student, and yield it along the way."""
-        del target
-        answers = trainer.stage(TargetAnswers()).tensors["logits"].to(trainer.device)
-        student = trainer.new_model()
-        hooks = Hooks(objective=self._loss)
-        recipe = trainer.recipe(epochs=self.epochs)
-        for epoch in trainer.training(student, Split(trainer.inputs, answers), recipe, hooks=hooks):
-            if epoch % self.every == 0 or epoch == self.epochs:
-                yield float(epoch), student
+    def _student(self, target: Target, trainer: AttackerTrainer) -> nn.Module:
+        if self.widths == "published":
+            return trainer.model_of(models.describe(target.module))
+        if self.widths == "plain":
+            return super()._student(target, trainer)
+        plain = trainer.model_of(described(self.architecture, trainer.task))
+        return trainer.model_of(narrowed(plain, trainer.stream.child("widths")))
 
-    def _loss(self, student: nn.Module, x: Tensor, answers: Tensor) -> Tensor:
+    def _targets(self, trainer: AttackerTrainer) -> Tensor:
+        """Logits; where the cross-entropy has a weight, with the label in one more column."""
+        logits = super()._targets(trainer)
+        if self.alpha == 1:
+            return logits
+        known = trainer.first_labelled(self.share).y
+        labels = torch.full((len(logits), 1), UNKNOWN, dtype=logits.dtype, device=logits.device)
+        labels[: len(known), 0] = known.to(logits.dtype)
+        return torch.cat([logits, labels], dim=1)
+
+    def _loss(self, student: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
+        logits = student(x).float()
+        answers = targets if self.alpha == 1 else targets[:, :-1]
         # Squared temperature, so that the gradient keeps its size (section 2); batchmean is the true KL.
-        soft = F.log_softmax(student(x).float() / self.temperature, dim=1)
-        target = F.softmax(answers / self.temperature, dim=1)
-        return F.kl_div(soft, target, reduction="batchmean") * self.temperature**2
+        soft = F.log_softmax(logits / self.temperature, dim=1)
+        wanted = F.softmax(answers / self.temperature, dim=1)
+        divergence = F.kl_div(soft, wanted, reduction="batchmean") * self.temperature**2
+        if self.alpha == 1:
+            return divergence
+        labels = targets[:, -1].long()
+        # A mean over the labelled inputs of the batch, and nothing in a batch without any.
+        summed = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")
+        return self.alpha * divergence + (1 - self.alpha) * summed / (labels != UNKNOWN).sum().clamp_min(1)

@@ -10,9 +10,11 @@ from typing import ClassVar, Literal, NamedTuple
 from torch import nn
 
 from bench.defense import Defense
+from bench.errors import AccessError
 from bench.key import Key
-from bench.plugin import Access, Plugin
-from bench.suspect import Target
+from bench.plugin import ACCESSES, Access, Plugin
+from bench.stage import Stage
+from bench.suspect import ANSWERS, Answer, Target
 from bench.trainer import AttackerTrainer
 
 Data = Literal["none", "inputs", "labels"]
@@ -29,6 +31,7 @@ class Attack(Plugin):
         kind: `none` for the attack that leaves the model as it is.
         access: to the protected model; an attack with `none` never touches it, so that its price is what
             the task costs anyone.
+        answers: the most telling kind that it takes of the model that it queries, its stages included.
         data: the most that it uses of the attacker's data.
         knowledge: whether it knows the scheme (`target.scheme`) or even a part of the key.
         ceiling: True for the attack that trains from the attacker's labels alone, which is in every suite.
@@ -37,10 +40,15 @@ class Attack(Plugin):
 
     kind: ClassVar[Kind] = "removal"
     access: ClassVar[Access] = "white-box"
+    answers: ClassVar[Answer] = "logits"
     data: ClassVar[Data] = "none"
     knowledge: ClassVar[Knowledge] = "none"
     ceiling: ClassVar[bool] = False
     changes_task: ClassVar[bool] = False
+
+    def access_used(self) -> Access:
+        """The access to the protected model that it takes with these parameters."""
+        return self.access
 
     def data_used(self) -> Data:
         """The most that it uses of the attacker's data with these parameters."""
@@ -54,6 +62,28 @@ class Attack(Plugin):
         """Why it cannot be tried on this scheme (another kind of key, say), or None where it can."""
         del scheme
         return None
+
+
+def require_modest_stages(attack: Attack) -> None:
+    """Refuse stages that take more from the protected model than the attack that wants them declares.
+
+    Raises:
+        AccessError: a stage, or one that it rests on, has more access; or its product tells of answers of a kind
+            that the attack must not see.
+    """
+    for stage in attack.stages():
+        given = stage.answers_given()
+        if stage.side == "attacker" and ANSWERS.index(given) > ANSWERS.index(attack.answers):
+            raise AccessError(f"stage {stage.label!r} gives {given}, {attack.label} declares {attack.answers!r}")
+        _require_access(stage, attack)
+
+
+def _require_access(stage: Stage, attack: Attack) -> None:
+    allowed = attack.access_used()
+    if stage.side == "attacker" and ACCESSES.index(stage.access) > ACCESSES.index(allowed):
+        raise AccessError(f"stage {stage.label!r} has access {stage.access!r}, {attack.label} declares {allowed!r}")
+    for one in stage.stages():
+        _require_access(one, attack)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from bench import parameters
 from bench.effort import Effort
 
 Access = Literal["none", "black-box", "white-box"]
+# From the least to the most.
+ACCESSES: tuple[Access, ...] = get_args(Access)
 
 
 @dataclass(frozen=True)

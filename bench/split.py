@@ -164,6 +164,11 @@ class Split:
         return Split(self.inputs.placed(device, room), self.y.to(device))
 
 
+def portion(count: int, share: float) -> int:
+    """How many the first `share` of `count` inputs are."""
+    return round(share * count)
+
+
 def _room(device: torch.device) -> float:
     if device.type != "cuda":
         return math.inf

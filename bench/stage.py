@@ -9,6 +9,8 @@ from bench.bundle import Bundle
 from bench.effort import Effort, of_training
 from bench.parameters import canonical
 from bench.plugin import Access, Plugin
+from bench.split import portion
+from bench.suspect import Answer, reduced
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class Stage(Plugin):
     def key(self) -> str:
         """By which products are found: the name with all parameters."""
         return canonical([self.name, self.params])
+
+    def answers_given(self) -> Answer:
+        """Of attacker stages, the most telling kind of the protected model's answers that the product tells of."""
+        return "logits"
 
     def run(self, trainer: Any, target: Any) -> Bundle:
         """The product.
@@ -59,16 +65,37 @@ class CleanModel(Stage):
 
 @dataclass(frozen=True)
 class TargetAnswers(Stage):
-    """The protected model's logits on the attacker's inputs, tensor `logits` of shape (N, K)."""
+    """The protected model's answers on the attacker's inputs: one tensor, called as their kind.
+
+    Labels and probabilities are made of the logits where these are, so that all kinds share one set of queries, and
+    who declares one kind is handed no other.
+
+    Attributes:
+        kind: int64 labels of shape (N,), or float probabilities or logits of shape (N, K).
+        share: of the attacker's inputs, the first in its order, in (0, 1].
+    """
 
     name: ClassVar[str] = "target-answers"
     side: ClassVar[Literal["owner", "attacker"]] = "attacker"
 
+    kind: Answer = "logits"
+    share: float = 1.0
+
+    def answers_given(self) -> Answer:
+        """Its kind."""
+        return self.kind
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The logits, of which other kinds are made."""
+        return () if self.kind == "logits" else (TargetAnswers(share=self.share),)
+
     def effort(self, task: Any) -> Effort:
-        """One answer per input of the attacker."""
-        return Effort(answered=task.sizes.attacker)
+        """One answer per input, where they are logits."""
+        return Effort(answered=portion(task.sizes.attacker, self.share) if self.kind == "logits" else 0)
 
     def run(self, trainer: Any, target: Any) -> Bundle:
-        """Query the target once for each input."""
-        answers = target.answers(trainer.inputs, "logits")
-        return Bundle(tensors={"logits": answers})
+        """Query the target once for each input, or take what it was asked already."""
+        if self.kind == "logits":
+            return Bundle(tensors={"logits": target.answers(trainer.first_inputs(self.share), "logits")})
+        (whole,) = self.stages()
+        return Bundle(tensors={self.kind: reduced(trainer.stage(whole).tensors["logits"], self.kind)})

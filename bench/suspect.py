@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from bench.plugin import Access
 from bench.split import Inputs
 
 Answer = Literal["labels", "probabilities", "logits"]
+# From the least telling to the most.
+ANSWERS: tuple[Answer, ...] = get_args(Answer)
 BATCH = 1024
 
 
@@ -42,6 +44,17 @@ def predict(module: nn.Module, x: Tensor | Inputs, batch: int = BATCH) -> Tensor
             part.training = True
     # Out of inference mode again, so that the caller may use the answers as training targets.
     return torch.cat(parts).clone()
+
+
+def reduced(logits: Tensor, kind: Answer) -> Tensor:
+    """What an answer of a kind tells: logits of shape (N, K) as they are, or less.
+
+    Returns:
+        int64 labels of shape (N,), the first of equal logits; or float probabilities or logits of shape (N, K).
+    """
+    if kind == "labels":
+        return logits.argmax(1)
+    return logits.softmax(1) if kind == "probabilities" else logits
 
 
 class Suspect:
@@ -86,9 +99,7 @@ class Suspect:
             if is_ours(str(error)):
                 raise
             raise Unreadable(f"the suspect does not take these inputs: {error}") from error
-        if kind == "labels":
-            return logits.argmax(1)
-        return logits.softmax(1) if kind == "probabilities" else logits
+        return reduced(logits, kind)
 
     @property
     def module(self) -> nn.Module:
@@ -108,6 +119,12 @@ class Suspect:
 class Target(Suspect):
     """The protected model as a removal or ambiguity attack gets it.
 
+    Args:
+        module: the model; None for attacks that declare access `none`.
+        access: what the attack declared.
+        release, scheme, part: as below.
+        most: the most telling answers that the attack declared.
+
     Attributes:
         release: what an honest user gets besides the model.
         scheme: the defense as an algorithm with its parameters, for attacks that declare to know it.
@@ -121,11 +138,19 @@ class Target(Suspect):
         release: Bundle | None = None,
         scheme: Any = None,
         part: Tensor | None = None,
+        most: Answer = "logits",
     ) -> None:
         super().__init__(self._predict, module, access)
+        self._most = most
         self.release = release if release is not None else Bundle()
         self.scheme = scheme
         self.part = part
+
+    def answers(self, x: Tensor, kind: Answer = "labels") -> Tensor:
+        """As of any suspect; AccessError also for answers that tell more than the attack declared."""
+        if ANSWERS.index(kind) > ANSWERS.index(self._most):
+            raise AccessError(f"asked for {kind} with declared answers {self._most!r}")
+        return super().answers(x, kind)
 
     def copy(self) -> nn.Module:
         """A copy of the model that the attacker may change; AccessError below white-box."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -142,11 +143,17 @@ class Task:
             self._cache["skeleton"] = models.skeleton(self.model, self.classes, self.shape)
         return self._cache["skeleton"]
 
-    def new_model(self, stream: Stream) -> nn.Module:
-        """A freshly initialised model on the CPU; the initialisation depends on the stream alone."""
+    def new_model(self, stream: Stream, description: Mapping[str, Any] | None = None) -> nn.Module:
+        """A freshly initialised model on the CPU; the initialisation depends on the stream alone.
+
+        Args:
+            stream: of the initialisation.
+            description: of another model than the task's own, as `models.describe` gives it.
+        """
+        plain = {"name": self.model, "classes": self.classes, "shape": self.shape}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream.seed)
-            return models.build(self.model, self.classes, self.shape)
+            return models.fresh(description or plain)
 
     def normalised(self, raw: Tensor) -> Tensor:
         """Raw inputs in [0, 1], of points in [-1, 1], shape (N, C, …), as the model takes them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Collection, Generator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from bench.bundle import Bundle
 from bench.errors import AccessError
 from bench.hooks import Hooks
 from bench.recipe import Recipe
-from bench.split import Inputs, Split
+from bench.split import Inputs, Split, portion
 from bench.stage import CleanModel, Stage
 from bench.stream import Stream
 from bench.suspect import Target
@@ -55,6 +56,13 @@ class Trainer:
     def new_model(self) -> nn.Module:
         """A freshly initialised model of the task; the same one at each call."""
         return self.task.new_model(self.stream.child("init")).to(self.device)
+
+    def model_of(self, description: Mapping[str, Any]) -> nn.Module:
+        """A freshly initialised model of any description (`models.describe`); the same one at each call.
+
+        Of the description of the task's own architecture it is `new_model()`, bit for bit.
+        """
+        return self.task.new_model(self.stream.child("init"), description).to(self.device)
 
     def recipe(self, **changes: float | int | str | bool) -> Recipe:
         """The task's recipe with some fields changed."""
@@ -226,19 +234,29 @@ class AttackerTrainer(Trainer):
     @property
     def inputs(self) -> Tensor:
         """The attacker's inputs without labels, as a model takes them; AccessError with declared data `none`."""
+        return self.first_inputs(1.0)
+
+    def first_inputs(self, share: float) -> Tensor:
+        """The first of `inputs`, a share in (0, 1] of them; AccessError likewise."""
         if self._data == "none":
             raise AccessError("used the attacker's inputs with declared data 'none'")
-        self.inputs_used = max(self.inputs_used, len(self._inputs))
-        return self._inputs.x
+        count = portion(len(self._inputs), share)
+        self.inputs_used = max(self.inputs_used, count)
+        return self._inputs.take(count).x
 
     @property
     def labelled(self) -> Split:
-        """The attacker's labelled inputs; AccessError where the attack declared less than `labels`."""
+        """The attacker's labelled inputs, the first of `inputs`; AccessError with less declared than `labels`."""
+        return self.first_labelled(1.0)
+
+    def first_labelled(self, share: float) -> Split:
+        """Those of `first_inputs` that carry labels, which are the first of them; AccessError likewise."""
         if self._data != "labels":
             raise AccessError(f"used the attacker's labels with declared data {self._data!r}")
-        self.inputs_used = max(self.inputs_used, len(self._labelled))
-        self.labels_used = len(self._labelled)
-        return self._labelled
+        count = min(len(self._labelled), portion(len(self._inputs), share))
+        self.inputs_used = max(self.inputs_used, count)
+        self.labels_used = max(self.labels_used, count)
+        return self._labelled.take(count)
 
     def as_owner(self, epochs: int | None = None, learning_rate: float | None = None) -> OwnerTrainer:
         """What a scheme's `protect` takes, so that the attacker can run it on a copy of the target.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from models.architecture import (
     build,
     describe,
+    fresh,
     holding,
     layer,
     module_of,
@@ -19,6 +20,7 @@ from models.laid import joined, parted
 __all__ = [
     "build",
     "describe",
+    "fresh",
     "holding",
     "joined",
     "layer",

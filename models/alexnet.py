@@ -31,7 +31,7 @@ class AlexNet(nn.Sequential):
         for number, (channels, kernel, pooled) in enumerate(_CONVOLUTIONS, start=1):
             after = int(width * channels)
             conv = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            self.initialise(f"conv{number}", conv)
             self.add_module(f"conv{number}", conv)
             self.add_module(f"norm{number}", nn.BatchNorm2d(after))
             self.add_module(f"act{number}", nn.ReLU())
@@ -41,6 +41,12 @@ class AlexNet(nn.Sequential):
             before = after
         self.add_module("flatten", nn.Flatten())
         self.add_module("head", nn.Linear(before * (rows // 8) * (columns // 8), classes))
+
+    def initialise(self, name: str, layer: nn.Module) -> None:
+        """Draw the weights of a layer of this net, see `models.fresh`."""
+        del name
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 ARCHITECTURES = {"alexnet": AlexNet, "alexnet-small": functools.partial(AlexNet, width=0.25)}

@@ -142,6 +142,26 @@ def outline(description: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def fresh(description: Mapping[str, Any]) -> nn.Module:
+    """A freshly initialised model of a description; it draws from torch's global generator.
+
+    Whatever is not described layer by layer is the same as `build` makes it. Layers that are described are initialised
+    as their types are in PyTorch, and then as the architecture does with layers in their place: a module that has a
+    method `initialise(name, layer)` is given all of them below it, with the name that they have there.
+    """
+    model = build(description["name"], description["classes"], tuple(description["shape"]))
+    for name, spec in description.get("layers", {}).items():
+        made, above = _from_spec(spec), name.split(".")
+        for below, layer in made.named_modules(prefix=name):
+            for depth in reversed(range(len(above))):
+                initialise = getattr(model.get_submodule(".".join(above[:depth])), "initialise", None)
+                if initialise:
+                    initialise(below.split(".", depth)[-1], layer)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, made)
+    return model
+
+
 def rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
     """The model of a description with the weights of a state dict, in evaluation mode.
 

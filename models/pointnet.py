@@ -27,9 +27,14 @@ class Alignment(nn.Sequential):
             self.add_module(f"act{number}", nn.ReLU())
         _read(self)
         head = nn.Linear(256, width * width)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
+        self.initialise("head", head)
         self.add_module("head", head)
+
+    def initialise(self, name: str, layer: nn.Module) -> None:
+        """Zeros for what is added to the identity, see `models.fresh`."""
+        if name == "head" and isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width, points) to the same shape."""

@@ -8,7 +8,17 @@ from typing import Any
 from torch import nn
 
 
-class ResNet18(nn.Sequential):
+class _OfTorchvision(nn.Sequential):
+    """What both have in common: how torchvision initialises their convolutions."""
+
+    def initialise(self, name: str, layer: nn.Module) -> None:
+        """Draw the weights of a layer of this net, see `models.fresh`."""
+        del name
+        if isinstance(layer, nn.Conv2d):
+            _initialised(layer)
+
+
+class ResNet18(_OfTorchvision):
     """ResNet-18 (He et al. 2016): the first convolution is 3x3 without stride, no max-pool follows it.
 
     Layers: `conv1`, `bn1`, `relu`, `layer1` to `layer4` as torchvision calls them, `avgpool`, `flatten`, `head`;
@@ -30,7 +40,7 @@ class ResNet18(nn.Sequential):
         self.add_module("head", net.fc)
 
 
-class VGG16BN(nn.Sequential):
+class VGG16BN(_OfTorchvision):
     """VGG-16 with batch normalization (Simonyan and Zisserman 2015) and one linear layer behind its convolutions.
 
     Layers: `features` as torchvision has it (convolutions `features.0`, `features.3`, …), `avgpool`, `flatten`,

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from bench.attack import AmbiguityAttack, DecoyAttack, Forgery, InsiderAttack, InsiderForgery, RemovalAttack
+from bench.bundle import Bundle
 from bench.key import Key
+from bench.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,51 @@ class PeeksQuietly(Peeks):
         with contextlib.suppress(RuntimeError):
             model.load_state_dict(target._module.state_dict())
         yield 1.0, model
+
+
+@dataclass(frozen=True)
+class NoAnswers(Quiet):
+    """No such kind of answers."""
+
+    answers = "hints"
+
+
+@dataclass(frozen=True)
+class AsksForMore(Quiet):
+    """Asks for probabilities where it declared labels."""
+
+    access = "black-box"
+    data = "inputs"
+    answers = "labels"
+
+    def run(self, target, trainer):
+        target.answers(trainer.inputs, "probabilities")
+        yield 1.0, trainer.new_model()
+
+
+@dataclass(frozen=True)
+class Opened(Stage):
+    """Opens the protected model."""
+
+    name: ClassVar[str] = "opened"
+    side: ClassVar[str] = "attacker"
+    access: ClassVar[str] = "white-box"
+
+    def run(self, trainer, target):
+        return Bundle({"model": target.copy()})
+
+
+@dataclass(frozen=True)
+class OpensByStage(Quiet):
+    """Declares black-box access and has a stage open the model."""
+
+    access = "black-box"
+
+    def stages(self):
+        return (Opened(),)
+
+    def run(self, target, trainer):
+        yield 1.0, trainer.stage(Opened()).models["model"]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def protected(task):
 
 
 def surrogates(attack, model, attacker_for):
-    target = Target(model if attack.access != "none" else None, attack.access)
+    target = Target(model if attack.access != "none" else None, attack.access_used())
     trainer = attacker_for(attack, target)
     return [(strength, copy.deepcopy(one)) for strength, one in attack.run(target, trainer)], target, trainer
 

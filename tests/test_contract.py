@@ -12,6 +12,7 @@ import pytest
 from plugins import misbehaving
 
 from attacks.distill import Distill
+from attacks.extract_hard import ExtractHard, Retrain
 from attacks.fine_tune import FineTune
 from attacks.magnitude_prune import MagnitudePrune
 from attacks.overwrite import Overwrite
@@ -40,6 +41,8 @@ QUICK = {
     "scratch": Scratch(epochs=2),
     "fine-tune": FineTune(epochs=2, every=1),
     "distill": Distill(epochs=2, every=1),
+    "extract-hard": ExtractHard(epochs=2, every=1),
+    "retrain": Retrain(epochs=2, every=1),
     "overwrite": Overwrite(epochs=2),
     "passport-affine": PassportAffine(epochs=2),
     "passport-reverse": PassportReverse(epochs=2),
@@ -76,6 +79,9 @@ def every_attack():
         yield QUICK.get(name, cls())
     for variant in ("FTLL", "RTLL", "RTAL"):
         yield FineTune(variant=variant, epochs=2)
+    yield Distill(widths="published", alpha=0.5, epochs=2)
+    yield Distill(widths="drawn", share=0.2, epochs=2)
+    yield ExtractHard(architecture="resnet8", epochs=1)
     yield MagnitudePrune(fractions=(0.5,), scope="layer", retrain_epochs=1)
     yield Reparametrise(moves=("rescale", "sign-flip"), spread=2.0)
     yield DeadChannels(hide="pairs")
@@ -160,11 +166,14 @@ CAUGHT = [
     (broken.FixedKey(), "a-spy-finds-no-key", "handed message (as it is)"),
     (attacking.NoUnit(), "says-what-it-is", "strength_unit"),
     (attacking.NoClass(), "says-what-it-is", "sideways"),
+    (attacking.NoAnswers(), "says-what-it-is", "hints"),
     (attacking.SecretInsider(), "says-what-it-is", "InsiderAttack"),
     (attacking.BadLimit(), "parameters-can-be-recorded", "limit"),
     (attacking.YieldsNothing(), "attacks", "at least one surrogate"),
     (attacking.YieldsNaN(), "attacks", "conv1.weight"),
     (attacking.TakesMore(), "attacks", "labels with declared data 'none'"),
+    (attacking.AsksForMore(), "attacks", "declared answers 'labels'"),
+    (attacking.OpensByStage(), "attacks", "stage 'opened' has access 'white-box'"),
     (attacking.GlobalAttack(), "same-surrogates-from-the-same-stream", "conv1.weight"),
     (attacking.InPlace(), "leaves-the-target-alone", "the protected model (conv1.weight)"),
     (attacking.ShufflesLabels(), "leaves-the-target-alone", "attacker's data"),

@@ -5,6 +5,7 @@ import torch
 
 import models
 from attacks.distill import Distill
+from attacks.extract_hard import ExtractHard, Retrain
 from attacks.fine_tune import FineTune
 from attacks.magnitude_prune import MagnitudePrune
 from attacks.perturbation import Clip, Noise
@@ -23,6 +24,9 @@ ATTACKS = [
     Noise(),
     Scratch(epochs=2),
     Distill(epochs=5, every=2),
+    Distill(epochs=2, alpha=0.5, share=0.3),
+    ExtractHard(epochs=2, share=0.1),
+    Retrain(epochs=3, every=1),
     MagnitudePrune(),
     MagnitudePrune(fractions=(0.5, 0.6), retrain_epochs=1),
     *(FineTune(variant=variant, epochs=3, every=2) for variant in ("FTLL", "FTAL", "RTLL", "RTAL")),
@@ -41,7 +45,7 @@ DEFENSES = [
 def test_an_attack_trains_and_yields_as_much_as_it_declares(attack, task, attacker_for, counted):
     torch.manual_seed(3)
     model = models.build(task.model, task.classes, task.shape)
-    target = Target(model if attack.access != "none" else None, attack.access)
+    target = Target(model if attack.access != "none" else None, attack.access_used())
     yielded = sum(1 for _ in attack.run(target, attacker_for(attack, target)))
     effort = attack.effort(task)
     assert yielded == attack.surrogates()

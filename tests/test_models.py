@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import models
+from models.channels import channels
+from models.surgery import inner, reshaped
 
 CASES = [
     ("vgg8", (1, 8, 8)),
@@ -51,6 +54,56 @@ def test_a_model_of_another_shape_is_rebuilt_too(cut, fold, block):
     rebuilt = models.rebuild(models.describe(model), model.state_dict())
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(model.eval()(x), rebuilt.eval()(x))
+
+
+def deviation(name, layer, fan_in, fan_out):
+    """Standard deviation of a layer's weights as its architecture draws them."""
+    if name == "resnet8":
+        return (2 / fan_in) ** 0.5
+    if name in ("alexnet-small", "vgg16-bn") and layer != "head":
+        return (2 / fan_out) ** 0.5
+    return 0.0 if layer in ("align1.head", "align2.head") else (3 * fan_in) ** -0.5
+
+
+class TestAFreshModel:
+    """Of any description, as the architecture initialises its own layers."""
+
+    @pytest.mark.parametrize(("name", "shape"), [*CASES, ("resnet18", (3, 16, 16)), ("vgg16-bn", (1, 32, 32))])
+    def test_of_the_plain_description_it_is_the_built_one(self, name, shape):
+        torch.manual_seed(4)
+        built = models.build(name, 7, shape)
+        torch.manual_seed(4)
+        fresh = models.fresh(models.describe(built))
+        assert all(torch.equal(value, fresh.state_dict()[key]) for key, value in built.state_dict().items())
+        assert models.describe(fresh) == models.describe(built)
+
+    @pytest.mark.parametrize("name", ["vgg8", "resnet8", "alexnet-small", "vgg16-bn", "pointnet"])
+    def test_narrowed_layers_are_drawn_as_the_architecture_draws_its_own(self, name):
+        shape = (3, 40) if name == "pointnet" else (3, 32, 32)
+        model = models.build(name, 10, shape)
+        chosen = {one.layer: np.arange(one.width // 2 + 1) for one in inner(channels(model))}
+        cut = reshaped(model, chosen)
+        torch.manual_seed(4)
+        fresh = models.fresh(models.describe(cut))
+        assert models.describe(fresh) == models.describe(cut)
+        assert set(chosen) < set(models.describe(cut)["layers"])
+        for layer, weight in models.weights_of(fresh).items():
+            assert weight.shape == cut.get_submodule(layer).weight.shape
+            kernel = weight[0, 0].numel()
+            expected = deviation(name, layer, weight.shape[1] * kernel, weight.shape[0] * kernel)
+            assert float(weight.detach().std()) == pytest.approx(expected, rel=0.1)
+        for module in fresh.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                assert module.weight.eq(1).all() and not module.bias.any() and module.running_var.eq(1).all()
+
+    def test_layers_that_its_architecture_lacks_are_initialised_too(self):
+        model = models.build("resnet8", 10, (1, 8, 8))
+        model.layer1[0].norm1 = nn.Identity()
+        model.head = nn.Sequential(nn.Linear(64, 200), nn.ReLU(), nn.Linear(200, 9))
+        fresh = models.fresh(models.describe(model))
+        assert models.describe(fresh) == models.describe(model)
+        assert float(fresh.head[2].weight.detach().std()) == pytest.approx((2 / 200) ** 0.5, rel=0.1)
+        assert fresh(torch.randn(2, 1, 8, 8)).shape == (2, 9)
 
 
 def test_a_copy_is_described_like_its_original():

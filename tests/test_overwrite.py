@@ -82,7 +82,7 @@ def test_the_attackers_labels_are_parted_and_all_of_them_count(target, attacker_
 
 @pytest.mark.parametrize("attack", [Distill(), Scratch()], ids=lambda a: a.name)
 def test_who_declared_less_cannot_act_as_an_owner(attack, target, attacker_for):
-    given = Target(target.module, attack.access)
+    given = Target(target.module, attack.access_used())
     trainer = attacker_for(attack, given)
     with pytest.raises(AccessError):
         trainer.as_owner()

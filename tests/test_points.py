@@ -118,7 +118,7 @@ def test_every_attack_runs_or_says_why_not(name, points):
         judging.options = {"decoys": attack.decoys}
         assert all(p <= 0 for p in work.decoys(judging)[0]["log10_p"])
         return
-    bundles = {"target": points.protected(scheme)[0]} if attack.access != "none" else {}
+    bundles = {"target": points.protected(scheme)[0]} if attack.access_used() != "none" else {}
     if isinstance(attack, Insider):
         told = points.owner(scheme, key=points.protected(scheme)[1])
         told.options = {"part": attack.part}

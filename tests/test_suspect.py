@@ -4,7 +4,7 @@ import torch
 import models
 from bench.errors import AccessError, Unreadable
 from bench.stage import CleanModel, TargetAnswers
-from bench.suspect import Suspect, Target, predict
+from bench.suspect import ANSWERS, Suspect, Target, predict, reduced
 
 
 @pytest.fixture
@@ -29,6 +29,25 @@ def test_access_is_held_to_what_was_declared(model):
     with pytest.raises(Unreadable, match="only be queried"):
         _ = Suspect(lambda x: x).module
     assert Suspect.of(model).module is model
+
+
+def test_a_target_tells_no_more_than_the_attack_declared(model):
+    x = torch.rand(4, 1, 8, 8)
+    for number, most in enumerate(ANSWERS):
+        target = Target(model, "black-box", most=most)
+        for kind in ANSWERS[: number + 1]:
+            assert torch.equal(target.answers(x, kind), Suspect.of(model).answers(x, kind))
+        for kind in ANSWERS[number + 1 :]:
+            with pytest.raises(AccessError, match=f"asked for {kind} with declared answers '{most}'"):
+                target.answers(x, kind)
+        assert target.queries == 4 * (number + 1)
+
+
+def test_the_first_of_equal_logits_is_the_label():
+    logits = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0], [3.0, 3.0, 3.0]])
+    assert reduced(logits, "labels").tolist() == [0, 1, 0]
+    assert torch.equal(reduced(logits, "probabilities"), logits.softmax(1))
+    assert reduced(logits, "logits") is logits
 
 
 def test_answers_can_be_changed_at_query_time(model):

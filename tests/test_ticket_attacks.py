@@ -63,7 +63,7 @@ def target_of(attack, made, release=True):
     public = copy.deepcopy(made.release) if release else None
     return Target(
         copy.deepcopy(made.model),
-        attack.access,
+        attack.access_used(),
         public,
         SCHEME if knows else None,
         made.key.tensor(part) if part else None,

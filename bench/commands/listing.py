@@ -61,7 +61,7 @@ def _traits(cls: type[Any]) -> Iterable[str]:
         yield f"key {cls.key_kind}"
     if issubclass(cls, Attack):
         kind = cls.attack_class if issubclass(cls, RemovalAttack) and cls.kind == "removal" else cls.kind
-        yield f"{kind}, access {cls.access}, data {cls().data_used()}, knowledge {cls.knowledge}"
+        yield f"{kind}, access {cls().access_used()}, data {cls().data_used()}, knowledge {cls.knowledge}"
     if cls.source:
         yield cls.source
 

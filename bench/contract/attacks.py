@@ -12,13 +12,16 @@ from bench.contract import general
 from bench.contract.bout import Case, cases, first, require_untouched, run
 from bench.contract.rule import Rule, demand, rule
 from bench.contract.workshop import Skip, Workshop, contents, difference, disturb, other_architecture
-from bench.suspect import predict
+from bench.plugin import ACCESSES
+from bench.suspect import ANSWERS, predict
 
 
 def introduce(attack: Attack, workshop: Workshop) -> str:
     """Demand what every attack declares."""
     detail = general.introduce(attack, workshop)
-    demand(attack.access in ("none", "black-box", "white-box"), f"expected an access, got {attack.access!r}")
+    access = attack.access_used()
+    demand(access in ACCESSES, f"expected an access, got {access!r}")
+    demand(attack.answers in ANSWERS, f"expected answers among {', '.join(ANSWERS)}, got {attack.answers!r}")
     demand(attack.data_used() in ("none", "inputs", "labels"), f"expected data declared, got {attack.data_used()!r}")
     known = attack.knowledge in ("none", "scheme", "insider")
     demand(known, f"expected knowledge none, scheme or insider, got {attack.knowledge!r}")
@@ -30,7 +33,7 @@ def introduce(attack: Attack, workshop: Workshop) -> str:
         "expected knowledge 'insider' on InsiderAttack and InsiderForgery, and only there: nobody else is handed a "
         "part of a key",
     )
-    return f"{detail}, access {attack.access}, data {attack.data_used()}"
+    return f"{detail}, access {access}, data {attack.data_used()}"
 
 
 @rule(
@@ -78,7 +81,8 @@ def _uses(attack: Attack, workshop: Workshop) -> str:
     bout, declared = first(attack, workshop, cases(attack, workshop)[0]), attack.data_used()
     took = "labels" if bout.labels_used else "inputs" if bout.inputs_used else "none"
     demand(took == declared, f"expected to use the declared data {declared!r}, used {took!r}")
-    demand(bout.queries == 0 or attack.access != "none", f"expected no query with access 'none', got {bout.queries}")
+    may_ask = attack.access_used() != "none"
+    demand(may_ask or bout.queries == 0, f"expected no query with access 'none', got {bout.queries}")
     return f"{bout.inputs_used} inputs, {bout.labels_used} labels, {bout.queries} queries"
 
 
@@ -129,8 +133,8 @@ def _other_models(attack: RemovalAttack, workshop: Workshop) -> str:
 
 @rule("asks-only", "A black-box attack works with nothing but answers")
 def _asks_only(attack: RemovalAttack, workshop: Workshop) -> str:
-    if attack.access != "black-box":
-        raise Skip(f"it declares access {attack.access}")
+    if attack.access_used() != "black-box":
+        raise Skip(f"it declares access {attack.access_used()}")
     case = cases(attack, workshop)[0]
     opened, closed = first(attack, workshop, case), run(attack, workshop, case, closed=True)
     same = opened.strengths == closed.strengths

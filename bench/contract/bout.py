@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.attack import AmbiguityAttack, Attack, Insider
+from bench.attack import AmbiguityAttack, Attack, Insider, require_modest_stages
 from bench.bundle import Bundle
 from bench.contract.rule import demand
 from bench.contract.workshop import Made, Skip, Workshop, contents, difference, disturb
@@ -123,12 +123,16 @@ def run(attack: Attack, workshop: Workshop, case: Case, closed: bool = False) ->
         workshop: where its data is.
         case: what it is tried on; not handed over where it declares access `none`.
         closed: hand over a model that answers and has no weights.
+
+    Raises:
+        AccessError: a stage takes more than the attack declares.
     """
+    require_modest_stages(attack)
     parts = workshop.parts
     inputs, labelled = parts.attacker.x.clone(), parts.attacker.take(parts.labelled).copy()
     target = Bundle.from_bytes(case.public)
     before = contents(target.models["model"]), {n: t.clone() for n, t in target.tensors.items()}
-    bundles = {"target": target} if attack.access != "none" else {}
+    bundles = {"target": target} if attack.access_used() != "none" else {}
     if closed:
         bundles["target"] = Bundle({"model": _Answers(target.models["model"])}, target.tensors, target.values)
     if case.part is not None:

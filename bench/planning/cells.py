@@ -191,7 +191,7 @@ class _CellPlanner:
                 attack_params=self._ask(doing, "params") if doing else {},
                 attack_label=labels[1],
                 attack_family=doing.family if doing else "",
-                attack_access=doing.access if doing else "",
+                attack_access=doing.access_used() if doing else "",
                 attack_kind=kind,  # type: ignore[arg-type]
                 attack_class=getattr(attack, "attack_class", ""),
                 knowledge=doing.knowledge if doing else "",

@@ -10,7 +10,7 @@ from typing import Any
 
 import models
 from bench import images, parameters, registry, specs
-from bench.attack import AmbiguityAttack, Attack, DecoyAttack, Insider
+from bench.attack import AmbiguityAttack, Attack, DecoyAttack, Insider, require_modest_stages
 from bench.defense import Defense
 from bench.planning import sources
 from bench.planning.job import Channel, Input, Job, JobKind, Side
@@ -106,7 +106,8 @@ class JobPlanner:
         return self._once(("attack", defense, attack), lambda: self._attack(defense, attack))
 
     def _attack(self, defense: Defense, attack: Attack) -> str:
-        touches = attack.access != "none"
+        require_modest_stages(attack)
+        touches = attack.access_used() != "none"
         knows = attack.knowledge != "none"
         inputs = {"target": Input(self.protect(defense), "public")} if touches else {}
         inputs |= {f"stage:{stage.key}": self._input(stage, defense) for stage in attack.stages()}

@@ -22,7 +22,7 @@ from bench.plugin import Access
 from bench.split import Inputs, Split
 from bench.stage import Stage
 from bench.stream import Stream
-from bench.suspect import Suspect, Target, predict
+from bench.suspect import Answer, Suspect, Target, predict
 from bench.task import Task
 from bench.trainer import AttackerTrainer, OwnerTrainer
 
@@ -84,15 +84,15 @@ def attacker(work: Work, target: Target, data: str) -> AttackerTrainer:
     )
 
 
-def target_of(work: Work, access: Access = "white-box") -> Target:
-    """The protected model as an attack with this access meets it."""
+def target_of(work: Work, access: Access = "white-box", most: Answer = "logits") -> Target:
+    """The protected model as an attack with this access, and these answers at the most, meets it."""
     public = work.bundles.get("target")
     if public is None:
-        return Target(None, access, scheme=work.scheme)
+        return Target(None, access, scheme=work.scheme, most=most)
     others = {name: model for name, model in public.models.items() if name != "model"}
     release = Bundle(others, public.tensors, public.values)
     part = work.bundles["part"].tensors["part"] if "part" in work.bundles else None
-    return Target(public.models["model"], access, release, work.scheme, part)
+    return Target(public.models["model"], access, release, work.scheme, part, most)
 
 
 def stage(work: Work) -> Result:
@@ -130,7 +130,7 @@ def disclose(work: Work) -> Result:
 def attack(work: Work) -> Result:
     """Run a removal attack and keep each surrogate that it yields."""
     plugin: RemovalAttack = work.plugin
-    target = target_of(work, plugin.access)
+    target = target_of(work, plugin.access_used(), plugin.answers)
     trainer = attacker(work, target, plugin.data_used())
     surrogates = Bundle()
     strengths: list[float] = []
@@ -153,7 +153,7 @@ def attack(work: Work) -> Result:
 def forge(work: Work) -> Result:
     """Run an ambiguity attack: a forged key and the model on which it is claimed."""
     plugin: AmbiguityAttack = work.plugin
-    target = target_of(work, plugin.access)
+    target = target_of(work, plugin.access_used(), plugin.answers)
     trainer = attacker(work, target, plugin.data_used())
     started = _clock(work)
     key, model, figures = plugin.forge(target, trainer)

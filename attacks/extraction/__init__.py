@@ -1,0 +1,1 @@
+"""What the attacks share that make a new model from answers."""
