@@ -12,13 +12,13 @@ from torch import Tensor
 
 from bench import images, solids
 from bench.canonical import canonical_form, reference_of
+from bench.canonical.old_head import with_old_head
 from bench.defense import Defense, KeyKind, Protected
 from bench.effort import Effort, of_training
 from bench.errors import Unreadable
 from bench.evidence import Evidence, any_of
 from bench.hooks import Hooks
 from bench.key import Key
-from bench.old_head import with_old_head
 from bench.parameters import judged
 from bench.plugin import Access
 from bench.split import Split

@@ -11,6 +11,7 @@ import holding
 import pytest
 from plugins import misbehaving
 
+from attacks.channel_prune import ChannelPrune, ChannelShift
 from attacks.distill import Distill
 from attacks.extract_hard import ExtractHard, Retrain
 from attacks.fine_tune import FineTune
@@ -31,6 +32,7 @@ from bench.contract.workshop import Workshop
 from bench.key import Key
 from bench.registry import discover
 from bench.stream import Stream
+from defenses.channel_rate import ChannelRate
 from defenses.constant_weight_code import ConstantWeightCode
 from defenses.passport_aware import PassportAware
 from defenses.trigger_set import TriggerSet
@@ -38,6 +40,8 @@ from defenses.uchida import Uchida
 
 # Attacks whose defaults take long, with few epochs.
 QUICK = {
+    "channel-prune": ChannelPrune(fractions=(0.3,), retrain_epochs=1),
+    "channel-shift": ChannelShift(most=3, retrain_epochs=1),
     "scratch": Scratch(epochs=2),
     "fine-tune": FineTune(epochs=2, every=1),
     "distill": Distill(epochs=2, every=1),
@@ -71,6 +75,7 @@ def every_defense():
     )
     yield Uchida(canonical=True)
     yield PassportAware(canonical=True)
+    yield ChannelRate(form="nearest", bits=4, dense=True, spare=2, epochs=2, canonical=True)
 
 
 def every_attack():
@@ -85,6 +90,7 @@ def every_attack():
     yield MagnitudePrune(fractions=(0.5,), scope="layer", retrain_epochs=1)
     yield Reparametrise(moves=("rescale", "sign-flip"), spread=2.0)
     yield DeadChannels(hide="pairs")
+    yield ChannelPrune(fractions=(0.3,), choice="random", importance="scale", retrain_epochs=0)
     yield misbehaving.FreeMessage()
     yield misbehaving.Insider()
 

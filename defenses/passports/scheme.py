@@ -14,12 +14,12 @@ from torch import Tensor, nn
 import models
 from bench.bundle import Bundle
 from bench.canonical import canonical_form, reference_of, stored_reference
+from bench.canonical.old_head import with_old_head
 from bench.defense import Defense, KeyKind, Protected
 from bench.errors import Unreadable
 from bench.evidence import Evidence, all_of, any_of
 from bench.hooks import Hooks
 from bench.key import Key
-from bench.old_head import with_old_head
 from bench.parameters import judged
 from bench.plugin import Access
 from bench.question import Question
