@@ -32,7 +32,8 @@ INNER = {
         *("conv2", "conv3", "hidden1", "hidden2"),
     ],
 }
-WIDTHS = st.lists(st.integers(2, 9), min_size=3, max_size=7)
+# A few, since each structure has to be followed once.
+WIDTHS = st.sampled_from([[2, 2, 2], [9, 4, 6], [3, 8, 5, 2, 7], [5, 6, 7, 8, 9, 4, 3]])
 SEEDS = st.integers(0, 2**16)
 # In double precision, since T-Nets make more of what rounding leaves.
 CLOSE = 1e-11
@@ -80,7 +81,7 @@ def test_inner_channels_of_every_architecture_can_be_cut_moved_and_added(name, s
 
 
 @given(kind=st.sampled_from(sorted(KINDS)), widths=WIDTHS, seed=SEEDS)
-@settings(max_examples=20)
+@settings(max_examples=15)
 def test_cutting_what_is_read_with_zeros_leaves_the_outputs(kind, widths, seed):
     model, layers, chance = made_of(kind, widths, seed)
     kept = some_of(layers, chance)
@@ -93,7 +94,7 @@ def test_cutting_what_is_read_with_zeros_leaves_the_outputs(kind, widths, seed):
 
 
 @given(kind=st.sampled_from(sorted(KINDS)), widths=WIDTHS, seed=SEEDS)
-@settings(max_examples=20)
+@settings(max_examples=15)
 def test_an_order_keeps_the_outputs_and_is_undone_bit_for_bit(kind, widths, seed):
     model, layers, chance = made_of(kind, widths, seed)
     order = {one.layer: chance.permutation(one.width) for one in layers}
@@ -107,7 +108,7 @@ def test_an_order_keeps_the_outputs_and_is_undone_bit_for_bit(kind, widths, seed
 
 
 @given(kind=st.sampled_from(sorted(KINDS)), widths=WIDTHS, seed=SEEDS, more=st.integers(1, 4))
-@settings(max_examples=20)
+@settings(max_examples=15)
 def test_new_channels_are_zeros_that_nothing_reads(kind, widths, seed, more):
     model, layers, _ = made_of(kind, widths, seed)
     wide = reshaped(model, {one.layer: np.append(np.arange(one.width), [NOTHING] * more) for one in layers})

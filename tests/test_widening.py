@@ -24,7 +24,8 @@ from models.surgery import inner, outgoing, reshaped
 
 BY_SHARE = [DeadChannels(), DeadChannels(hide="pairs"), Net2Wider()]
 ALL = [*BY_SHARE, PadWidth(), PadWidth(hide="pairs")]
-WIDTHS = st.lists(st.integers(2, 9), min_size=3, max_size=7)
+# A few, since each structure has to be followed once.
+WIDTHS = st.sampled_from([[2, 2, 2], [9, 4, 6], [3, 8, 5, 2, 7], [5, 6, 7, 8, 9, 4, 3]])
 SEEDS = st.integers(0, 2**16)
 CLOSE = 1e-4
 each = pytest.mark.parametrize("attack", BY_SHARE, ids=lambda one: one.label)
