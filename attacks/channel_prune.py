@@ -20,7 +20,7 @@ from bench.trainer import AttackerTrainer
 from defenses.channel_rate import ChannelRate
 from models.channels import channels
 from models.pruning import Importance, importances, most_important
-from models.surgery import Inner, inner, reshaped
+from models.surgery import Inner, inner, lacking, reshaped
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,8 @@ class _ChannelPruning(RemovalAttack):
         require_training(self.retrain_epochs, self.learning_rate, least=0)
 
     def applies_to(self, task: Task) -> str | None:
-        """Needs a net in which some layer's channels are nobody else's business."""
-        try:
-            found = inner(channels(task.skeleton))
-        except ValueError as error:
-            return str(error)
-        return None if found else f"{task.model} has no layer whose channels could be taken out"
+        """Needs a net with a layer whose channels can come and go."""
+        return lacking(task.skeleton)
 
     def data_used(self) -> Data:
         """Labels, where it retrains."""

@@ -16,8 +16,7 @@ from bench.plugin import Access
 from bench.suspect import Answer, Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
-from models.channels import channels
-from models.surgery import inner
+from models.surgery import lacking
 
 # In the place of a label that the attacker lacks.
 UNKNOWN = -100
@@ -65,12 +64,7 @@ class Distill(Extraction):
         reason = super().applies_to(task)
         if reason or self.widths != "drawn":
             return reason
-        name = self.architecture or task.model
-        try:
-            found = inner(channels(models.skeleton(name, task.classes, task.shape)))
-        except ValueError as error:
-            return str(error)
-        return None if found else f"{name} has no layer whose channels may be missing"
+        return lacking(models.skeleton(self.architecture or task.model, task.classes, task.shape))
 
     def _student(self, target: Target, trainer: AttackerTrainer) -> nn.Module:
         if self.widths == "published":

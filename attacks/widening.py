@@ -23,7 +23,7 @@ from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
 from models.channels import channels
-from models.surgery import Inner, inner, outgoing, reshaped
+from models.surgery import Inner, inner, lacking, outgoing, reshaped
 
 Hide = Literal["none", "pairs"]
 
@@ -43,12 +43,8 @@ class _Widening(RemovalAttack):
         raise NotImplementedError
 
     def applies_to(self, task: Task) -> str | None:
-        """Needs a net whose channels can be followed, and a layer whose channels can come and go."""
-        try:
-            layers = inner(channels(task.skeleton))
-        except ValueError as error:
-            return str(error)
-        return None if layers else f"{task.model} has no layer whose channels can come and go"
+        """Needs a net with a layer whose channels can come and go."""
+        return lacking(task.skeleton)
 
     def effort(self, task: Task) -> Effort:
         """No input is ever passed through a model."""

@@ -51,6 +51,16 @@ def inner(graph: Channels) -> tuple[Inner, ...]:
     return tuple(sorted(found, key=lambda one: order[one.layer]))
 
 
+def lacking(model: nn.Module) -> str | None:
+    """Why no channels of a model that descends from `models.build` can come and go; None where some can."""
+    try:
+        found = inner(channels(model))
+    except ValueError as error:
+        return str(error)
+    name = model.architecture["name"]  # type: ignore[index]
+    return None if found else f"{name} has no layer whose channels can come and go"
+
+
 def reshaped(model: nn.Module, chosen: Mapping[str, np.ndarray]) -> nn.Module:
     """A copy of a model whose layers make other channels: some of their own, in any order, and new ones.
 

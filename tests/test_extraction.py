@@ -247,8 +247,8 @@ class TestRefusals:
     def test_widths_of_layers_that_have_none_to_spare(self, task, monkeypatch):
         attack = Distill(widths="drawn", architecture="resnet8")
         assert attack.applies_to(task) is None
-        monkeypatch.setattr("attacks.distill.inner", lambda graph: ())
-        assert attack.applies_to(task) == "resnet8 has no layer whose channels may be missing"
+        monkeypatch.setattr("models.surgery.inner", lambda graph: ())
+        assert attack.applies_to(task) == "resnet8 has no layer whose channels can come and go"
 
 
 class TestAccess:
