@@ -1,0 +1,38 @@
+"""The page that compares with peers names what there is, and says `planned` of nothing that it also calls covered."""
+
+import re
+from pathlib import Path
+
+from bench.registry import discover
+
+PAGE = (Path(__file__).parent.parent / "docs" / "coverage.md").read_text()
+
+
+def lines():
+    for line in PAGE.splitlines():
+        if line.startswith("| ") and "---" not in line and not line.endswith("| here |"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def named(cell):
+    return {name for name in re.findall(r"`([^`=]+)`", cell) if name not in PARAMETERS}
+
+
+PARAMETERS = {"variant", "architecture", "temperature", "alpha"}
+
+
+def test_each_line_names_a_plugin_or_says_planned():
+    registry = discover()
+    known = set(registry.defense) | set(registry.attack)
+    found = list(lines())
+    assert len(found) > 35
+    for first, here in found:
+        assert named(here) or here.startswith("planned"), first
+        assert named(here) <= known, first
+
+
+def test_no_forgery_and_no_free_change_is_missing():
+    for name, cls in discover().attack.items():
+        free = getattr(cls, "attack_class", "") == "reparametrisation"
+        if cls.__module__.startswith("attacks.") and (free or cls.kind == "ambiguity"):
+            assert name in named(PAGE), name
