@@ -41,7 +41,7 @@ class PassportForgery(InsiderForgery):
         learning_rate: the peak of the task's schedule.
     """
 
-    family: ClassVar[str] = "passport-forgery"
+    family: ClassVar[str] = "passport-forging"
     data: ClassVar[Data] = "labels"
 
     statistics: Literal["kept", "moving"] = "kept"

@@ -35,4 +35,4 @@ def test_no_forgery_and_no_free_change_is_missing():
     for name, cls in discover().attack.items():
         free = getattr(cls, "attack_class", "") == "reparametrisation"
         if cls.__module__.startswith("attacks.") and (free or cls.kind == "ambiguity"):
-            assert name in named(PAGE), name
+            assert f"`{name}`" in PAGE, name
