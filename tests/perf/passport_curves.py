@@ -33,9 +33,7 @@ def followed(folder: Path) -> pd.DataFrame:
     retrained = attack.map(lambda one: one.get("retrain_epochs", 0) > 0)
     table = pd.DataFrame(
         {
-            "scheme": [
-                SCHEMES.get((name, one.get("schedule"))) for name, one in zip(rows.defense, defense, strict=True)
-            ],
+            "scheme": [SCHEMES.get(one) for one in zip(rows.defense, schedule, strict=True)],
             "attack": rows.attack,
             "strength": rows.strength.where(rows.attack != "none", 0.0),
             "accuracy": rows.accuracy,
@@ -63,7 +61,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
                 panel.plot(of_scheme.strength, 100 * of_scheme[column], marker=mark, label=name)
             panel.set(xlabel=f"{attack}: {label}", title=scheme, ylim=(0, 103))
         row[0].set_ylabel("%")
-    panels[0][0].legend(loc="center right")
+    panels[1][0].legend(loc="lower left")
     figure.savefig(path, metadata={"Date": None})
 
 
