@@ -17,8 +17,8 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Sizes, Task
 from bench.trainer import OwnerTrainer
-from defenses import trigger_set
-from defenses.trigger_set import TriggerSet, targets
+from defenses.trigger_set import TriggerSet
+from defenses.triggers.answers import TRUE, targets
 
 KEY = Stream(("key",))
 RELABELLED = TriggerSet(inputs="relabelled")
@@ -32,7 +32,7 @@ def points():
 
 def chosen_by(defense, trainer, key):
     """The training data and the key's triggers as protecting takes them, without training."""
-    return defense._chosen(trainer, key)
+    return defense.chosen(trainer, key)
 
 
 def test_noise_is_drawn_as_ever(task, monkeypatch):
@@ -190,5 +190,5 @@ def test_only_inputs_and_labels_that_are_drawn_are_those_of_the_facts(task, part
     """A key without a true label is read with all K labels, whatever its name."""
     key = Key({"inputs": parts.train.x[:4], "labels": torch.tensor([0, 1, 2, 3])})
     assert torch.equal(targets(key, task), key.tensor("labels"))
-    assert trigger_set.TRUE not in key.facts
+    assert TRUE not in key.facts
     assert isinstance(parts.train.at(torch.tensor([3, 1])), Split)
