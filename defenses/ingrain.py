@@ -30,6 +30,7 @@ class Ingrain(ChosenTriggers):
         temperature: T, by which the logits of both nets are divided.
         weight: of the loss between their answers.
         shown: whether the published net is shown the triggers as well, or meets them in the ingrainer's answers alone.
+        clip: to which the gradient's norm is clipped where the published net is trained; 0 for the task's own bound.
     """
 
     name: ClassVar[str] = "ingrain"
@@ -38,11 +39,15 @@ class Ingrain(ChosenTriggers):
     temperature: float = 4.0
     weight: float = 1.0
     shown: bool = True
+    clip: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0 or self.weight <= 0:
-            raise ValueError(f"expected temperature > 0 and weight > 0, got {self.temperature} and {self.weight}")
+        if self.temperature <= 0 or self.weight <= 0 or self.clip < 0:
+            raise ValueError(
+                f"expected temperature > 0, weight > 0 and clip >= 0, got {self.temperature}, {self.weight} "
+                f"and {self.clip}"
+            )
 
     def effort(self, task: Task) -> Effort:
         """Two trainings, of which the ingrainer answers each batch of the second."""
@@ -60,9 +65,9 @@ class Ingrain(ChosenTriggers):
         data, key = self.chosen(trainer, key)
         triggers = appended(self.with_targets(key, trainer.task), self.per_batch, trainer.device)
         ingrainer = trainer.fit(trainer.new_model(), data, hooks=triggers)
-        smoothing = trainer.recipe().label_smoothing
-        hooks = Hooks(objective=IngrainLoss(ingrainer, self.temperature, self.weight, smoothing))
-        model = trainer.fit(trainer.new_model(), data, hooks=hooks & triggers if self.shown else hooks)
+        recipe = trainer.recipe(clip_norm=self.clip) if self.clip else trainer.recipe()
+        hooks = Hooks(objective=IngrainLoss(ingrainer, self.temperature, self.weight, recipe.label_smoothing))
+        model = trainer.fit(trainer.new_model(), data, recipe, hooks=hooks & triggers if self.shown else hooks)
         return Protected(model, key)
 
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
