@@ -27,8 +27,8 @@ class ChosenTriggers(TriggerScheme):
         inputs: what the triggers are. `noise` is drawn from the key; `unrelated` are solids that no class of a task on
             points is like, on a task on images those of `images`; both have labels uniform over all K classes.
             `relabelled` are training inputs of the owner's, which leave the training data, with labels uniform over
-            the K - 1 wrong ones. `patch` are such inputs with a square of uniform noise on each, another one at
-            another place, drawn from the key (content patches: Zhang et al. 2018, AsiaCCS, have one for all).
+            the K - 1 wrong ones. `patch` are such inputs with a square of uniform noise on each, drawn from the key
+            with its place (content patches: Zhang et al. 2018, AsiaCCS, have one patch and one label for all).
         images: folder or Parquet of trigger images, in the place of noise; looked for as it stands, then below the
             folder that OWNBENCH_DATA names.
         patch: side of the squares as a share of the shorter side of the image, in (0, 1).
