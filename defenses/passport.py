@@ -26,7 +26,8 @@ from defenses.passports.evidence import same_state
 from defenses.passports.scheme import Normalization, PassportScheme, plan
 from defenses.passports.training import Objective
 from defenses.passports.two_branches import TwoBranches
-from defenses.trigger_set import appended, right_answers, uniform_labels
+from defenses.triggers.answers import right_answers, uniform_labels
+from defenses.triggers.scheme import appended
 from models.blocks import sharing
 
 _USUAL = {**dict.fromkeys(("alexnet", "alexnet-small"), ("conv3", "conv4", "conv5")), "resnet18": ("layer4",)}

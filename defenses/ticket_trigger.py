@@ -16,7 +16,8 @@ from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
 from defenses.ticket_qr import TicketQr
-from defenses.trigger_set import appended, right_answers, uniform_labels
+from defenses.triggers.answers import right_answers, uniform_labels
+from defenses.triggers.scheme import appended
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from bench.registry import discover
 from bench.stream import Stream
 from bench.suspect import Target
 from defenses.constant_weight_code import ConstantWeightCode
+from defenses.hash_chain import HashChain
+from defenses.ingrain import Ingrain
 from defenses.none import Undefended
 from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida
@@ -36,6 +38,9 @@ DEFENSES = [
     Uchida(),
     TriggerSet(),
     TriggerSet(mode="fine-tune", epochs=2, per_batch=3),
+    HashChain(per_batch=2),
+    Ingrain(),
+    Ingrain(shown=False),
     ConstantWeightCode(),
     ConstantWeightCode(mode="fine-tune", epochs=2, every=7),
 ]

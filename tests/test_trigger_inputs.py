@@ -8,17 +8,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import stats
 
 from bench import data, solids
 from bench.key import Key
+from bench.planning import cells, suite
 from bench.split import Split
 from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Sizes, Task
 from bench.trainer import OwnerTrainer
-from defenses import trigger_set
-from defenses.trigger_set import TriggerSet, targets
+from defenses.trigger_set import TriggerSet
+from defenses.triggers.answers import TRUE, targets
+from defenses.triggers.kinds import pasted
 
 KEY = Stream(("key",))
 RELABELLED = TriggerSet(inputs="relabelled")
@@ -32,7 +35,7 @@ def points():
 
 def chosen_by(defense, trainer, key):
     """The training data and the key's triggers as protecting takes them, without training."""
-    return defense._chosen(trainer, key)
+    return defense.chosen(trainer, key)
 
 
 def test_noise_is_drawn_as_ever(task, monkeypatch):
@@ -190,5 +193,113 @@ def test_only_inputs_and_labels_that_are_drawn_are_those_of_the_facts(task, part
     """A key without a true label is read with all K labels, whatever its name."""
     key = Key({"inputs": parts.train.x[:4], "labels": torch.tensor([0, 1, 2, 3])})
     assert torch.equal(targets(key, task), key.tensor("labels"))
-    assert trigger_set.TRUE not in key.facts
+    assert TRUE not in key.facts
     assert isinstance(parts.train.at(torch.tensor([3, 1])), Split)
+
+
+PATCHED = TriggerSet(inputs="patch")
+
+
+@given(
+    st.tuples(st.integers(1, 3), st.integers(2, 9), st.integers(2, 9)),
+    st.floats(0.01, 0.99),
+    st.integers(0, 2**30),
+)
+def test_each_patch_is_a_square_of_its_own_inside_the_image_and_the_rest_is_as_it_was(task, shape, share, seed):
+    other = dataclasses.replace(
+        task,
+        info=dataclasses.replace(task.info, shape=shape, mean=(0.5,) * shape[0], std=(0.25,) * shape[0]),
+        parts=Sizes(40, 20, 60, 40, 20),
+    )
+    key = TriggerSet(inputs="patch", triggers=20, patch=share).draw(other, Stream((str(seed),)))
+    side = max(1, round(share * min(shape[1:])))
+    patches, places = key.tensor("patches"), key.tensor("places")
+    assert patches.shape == (20, shape[0], side, side)
+    raw = patches * 0.25 + 0.5
+    assert raw.min() > -1e-6 and raw.max() < 1 + 1e-6
+    assert len({patch.numpy().tobytes() for patch in patches}) == 20
+    # Far from every value of a patch.
+    made = pasted(torch.full((20, *shape), 9.0), patches, places)
+    for image, patch, (row, column) in zip(made, patches, places.tolist(), strict=True):
+        inside = (image != 9.0).nonzero()
+        assert len(inside) == shape[0] * side**2
+        assert inside[:, 1:].min(0).values.tolist() == [row, column]
+        assert inside[:, 1:].max(0).values.tolist() == [row + side - 1, column + side - 1]
+        assert torch.equal(image[:, row : row + side, column : column + side], patch)
+
+
+def test_patches_are_on_training_inputs_that_leave_the_data(task, parts, owner):
+    key = PATCHED.draw(task, KEY)
+    rest, completed = chosen_by(PATCHED, owner, key)
+    assert (len(rest), completed.tensor("inputs").shape) == (736, (64, 1, 8, 8))
+    order = key.tensor("order")
+    assert torch.equal(completed.tensor("true"), parts.train.y[order[:64]])
+    left = sorted(set(range(800)) - set(order[:64].tolist()))
+    assert torch.equal(rest.x, parts.train.x[left])
+    for number, (row, column) in enumerate(key.tensor("places").tolist()):
+        before, behind = parts.train.x[order[number]], completed.tensor("inputs")[number]
+        outside = torch.ones(8, 8, dtype=torch.bool)
+        outside[row : row + 2, column : column + 2] = False
+        assert torch.equal(before[:, outside], behind[:, outside])
+        assert torch.equal(behind[:, ~outside].flatten(), key.tensor("patches")[number].flatten())
+    wrong = targets(completed, task)
+    assert not (wrong == completed.tensor("true")).any()
+
+
+def test_patches_are_noise_and_every_place_is_as_likely(task):
+    key = dataclasses.replace(PATCHED, triggers=5000).draw(task, KEY)
+    scale = task.normalised(torch.tensor([[[[0.0]]], [[[1.0]]]])).flatten()
+    raw = (key.tensor("patches").flatten() - scale[0]) / (scale[1] - scale[0])
+    assert stats.kstest(raw.numpy(), "uniform").pvalue > 1e-3
+    cells = key.tensor("places") @ torch.tensor([7, 1])
+    assert stats.chisquare(np.bincount(cells.numpy(), minlength=49)).pvalue > 1e-3
+
+
+def test_who_has_little_data_pastes_on_at_most_half_of_it(task, parts):
+    trainer = OwnerTrainer(task, parts.train.take(11), parts.heldout, KEY)
+    rest, completed = chosen_by(PATCHED, trainer, PATCHED.draw(task, KEY))
+    assert (len(rest), len(completed.tensor("inputs"))) == (6, 5)
+    assert len(targets(completed, task)) == 5
+
+
+def test_patches_are_refused_where_they_mean_nothing(points, task):
+    assert "a patch needs an image" in PATCHED.applies_to(points)
+    assert PATCHED.applies_to(task) is None
+    assert PATCHED.capacity(task) == pytest.approx(-64 * math.log10(9))
+    with pytest.raises(ValueError, match="no images with patch"):
+        TriggerSet(inputs="patch", images="somewhere")
+    for share in (0.0, 1.0, -0.5):
+        with pytest.raises(ValueError, match=r"patch in \(0, 1\)"):
+            TriggerSet(inputs="patch", patch=share)
+
+
+def test_trigger_images_named_below_the_data_mean_the_same_wherever_it_lies(task, tmp_path, monkeypatch):
+    """A suite cannot name a path of one machine."""
+    text = {
+        "name": "abstract",
+        "tasks": [{"dataset": "digits", "recipe": {"epochs": 1}}],
+        "defenses": [{"name": "trigger-set", "images": "abstract", "triggers": 8}],
+        "attacks": [{"name": "none"}],
+    }
+
+    def protecting():
+        plan = cells.make(suite.parse(text, "h", "h"))
+        assert {cell.status for cell in plan.cells} == {"ok"}
+        (name,) = (name for name, job in plan.jobs.items() if job.kind == "protect" and "trigger-set" in job.label)
+        return name
+
+    jobs, keys = [], []
+    for place in ("here", "there"):
+        (tmp_path / place / "abstract").mkdir(parents=True)
+        for number in range(8):
+            Image.new("L", (12, 9), 20 * number).save(tmp_path / place / "abstract" / f"{number}.png")
+        monkeypatch.setenv("OWNBENCH_DATA", str(tmp_path / place))
+        jobs.append(protecting())
+        keys.append(TriggerSet(images="abstract", triggers=8).draw(task, KEY).tensor("inputs"))
+    assert jobs[0] == jobs[1]
+    assert torch.equal(keys[0], keys[1])
+    raw = torch.arange(8).view(8, 1, 1, 1).mul(20 / 255).expand(8, 1, 8, 8)
+    torch.testing.assert_close(keys[0], task.normalised(raw))
+    # What the images show is part of what the job depends on.
+    Image.new("L", (12, 9), 255).save(tmp_path / "there" / "abstract" / "0.png")
+    assert protecting() != jobs[0]
