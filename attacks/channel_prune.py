@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import nn
 
-from bench.attack import AttackClass, Data, Knowledge, RemovalAttack
+from attacks.pruning.retraining import Retraining
+from bench.attack import AttackClass, Knowledge
 from bench.defense import Defense
-from bench.effort import Effort, of_training
-from bench.parameters import require_training
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.task import Task
@@ -24,14 +23,12 @@ from models.surgery import Inner, inner, lacking, reshaped
 
 
 @dataclass(frozen=True)
-class _ChannelPruning(RemovalAttack):
+class _ChannelPruning(Retraining):
     """What those share that take channels out and train on.
 
     Attributes:
         importance: of a channel: the sum of its absolute weights (`filter`), or the size of the gain of its
             normalization (`scale`), where there is one.
-        retrain_epochs: epochs of training afterwards, on the attacker's labels; 0 for none.
-        learning_rate: of that training.
     """
 
     family: ClassVar[str] = "pruning"
@@ -39,28 +36,14 @@ class _ChannelPruning(RemovalAttack):
 
     importance: Importance = "filter"
     retrain_epochs: int = 20
-    learning_rate: float = 0.02
-
-    def __post_init__(self) -> None:
-        require_training(self.retrain_epochs, self.learning_rate, least=0)
 
     def applies_to(self, task: Task) -> str | None:
         """Needs a net with a layer whose channels can come and go."""
         return lacking(task.skeleton)
 
-    def data_used(self) -> Data:
-        """Labels, where it retrains."""
-        return "labels" if self.retrain_epochs else "none"
-
-    def effort(self, task: Task) -> Effort:
-        """A training per surrogate, where it retrains."""
-        return of_training(task, task.sizes.labelled, self.retrain_epochs * self.surrogates())
-
     def _pruned(self, model: nn.Module, kept: Mapping[str, np.ndarray], trainer: AttackerTrainer) -> nn.Module:
         made = reshaped(model, kept)
-        if self.retrain_epochs:
-            recipe = trainer.recipe(epochs=self.retrain_epochs, learning_rate=self.learning_rate)
-            trainer.fit(made, trainer.labelled, recipe)
+        self.retrain(made, trainer)
         return made
 
 

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import models
-from bench.attack import AttackClass, Data, RemovalAttack
-from bench.effort import Effort, of_training
+from attacks.pruning.retraining import Retraining
+from bench.attack import AttackClass
 from bench.suspect import Target
-from bench.task import Task
 from bench.trainer import AttackerTrainer
 
 
 @dataclass(frozen=True)
-class MagnitudePrune(RemovalAttack):
+class MagnitudePrune(Retraining):
     """Zero a fraction of the weights of all convolutions and linear layers.
 
     Attributes:
@@ -37,20 +36,11 @@ class MagnitudePrune(RemovalAttack):
 
     fractions: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
     scope: Literal["global", "layer"] = "global"
-    retrain_epochs: int = 0
-    learning_rate: float = 0.02
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.fractions or not all(0 <= fraction < 1 for fraction in self.fractions):
             raise ValueError(f"expected fractions in [0, 1), got {list(self.fractions)}")
-
-    def data_used(self) -> Data:
-        """Labels, where it retrains."""
-        return "labels" if self.retrain_epochs else "none"
-
-    def effort(self, task: Task) -> Effort:
-        """A training per fraction, where it retrains."""
-        return of_training(task, task.sizes.labelled, self.retrain_epochs * len(self.fractions))
 
     def surrogates(self) -> int:
         """One per fraction."""
@@ -65,9 +55,7 @@ class MagnitudePrune(RemovalAttack):
             with torch.no_grad():
                 for name, mask in masks.items():
                     model.get_parameter(name).mul_(mask)
-            if self.retrain_epochs:
-                recipe = trainer.recipe(epochs=self.retrain_epochs, learning_rate=self.learning_rate)
-                trainer.fit(model, trainer.labelled, recipe, masks=masks)
+            self.retrain(model, trainer, masks)
             yield fraction, model
 
 

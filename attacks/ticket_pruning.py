@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import models
+from attacks.pruning.retraining import Retraining
 from attacks.tickets.pruned import Masks, OnPruned, put
-from bench.attack import AttackClass, Data
-from bench.effort import Effort, of_training
-from bench.parameters import require_shares, require_training
+from bench.attack import AttackClass
+from bench.parameters import require_shares
 from bench.stream import Stream
 from bench.suspect import Target
-from bench.task import Task
 from bench.trainer import AttackerTrainer
 from models import joined, parted
 
@@ -25,7 +24,7 @@ HEAD = "head"
 
 
 @dataclass(frozen=True)
-class TicketPrune(OnPruned):
+class TicketPrune(OnPruned, Retraining):
     """Zero a fraction of the weights that are not zero yet, in all layers but the classifier.
 
     The first convolution is pruned too, though tickets have all of it, as in the source. Exactly
@@ -47,22 +46,12 @@ class TicketPrune(OnPruned):
 
     fractions: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5)
     order: Literal["magnitude", "random"] = "magnitude"
-    retrain_epochs: int = 0
-    learning_rate: float = 0.02
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_shares("fractions", self.fractions, 1.0)
         if self.fractions[-1] == 1:
             raise ValueError(f"expected fractions below 1, got {list(self.fractions)}")
-        require_training(self.retrain_epochs, self.learning_rate, least=0)
-
-    def data_used(self) -> Data:
-        """Labels, where it retrains."""
-        return "labels" if self.retrain_epochs else "none"
-
-    def effort(self, task: Task) -> Effort:
-        """A training per fraction, where it retrains."""
-        return of_training(task, task.sizes.labelled, self.retrain_epochs * len(self.fractions))
 
     def surrogates(self) -> int:
         """One per fraction."""
@@ -76,9 +65,7 @@ class TicketPrune(OnPruned):
             pool = pool_of(model)
             masks = pruned_further(pool, fraction, trainer.stream.child("order") if self.order == "random" else None)
             put(model, {name: weight * masks[name] for name, weight in pool.items()})
-            if self.retrain_epochs:
-                recipe = trainer.recipe(epochs=self.retrain_epochs, learning_rate=self.learning_rate)
-                trainer.fit(model, trainer.labelled, recipe, masks=masks)
+            self.retrain(model, trainer, masks)
             yield fraction, model
 
 

@@ -100,7 +100,7 @@ class ChannelRate(Defense):
         """Needs a net whose channels can be followed, and enough layers that can be pruned."""
         try:
             found = self.cells(task)
-            self._code(task)
+            self._code(found)
         except ValueError as error:
             return str(error)
         if not found or len(found) < self.layers:
@@ -129,12 +129,11 @@ class ChannelRate(Defense):
         plain = _plain(task.model, task.classes, task.shape)
         return [one for one in plain.inner if self.dense or one.layer not in plain.linear]
 
-    def _code(self, task: Task) -> SymbolCode | None:
+    def _code(self, cells: Mapping[str, Cells]) -> SymbolCode | None:
         if not self.spare:
             return None
-        found = self.cells(task)
-        bits = {one.bits for one in found.values()} or {0}
-        return SymbolCode(min(bits), self.layers or len(found), self.spare)
+        bits = min((one.bits for one in cells.values()), default=0)
+        return SymbolCode(bits, self.layers or len(cells), self.spare)
 
     def _message_bits(self, chosen: Sequence[Cells]) -> int:
         carried = chosen[: len(chosen) - self.spare]
@@ -164,12 +163,13 @@ class ChannelRate(Defense):
 
     def symbols(self, key: Key, task: Task) -> dict[str, int]:
         """What each layer is to say, in the order of the key."""
-        found = list(self.cells(task).items())
+        every = self.cells(task)
+        found = list(every.items())
         chosen = [found[place] for place in key.tensor("order").tolist()]
         carrying = chosen[: len(chosen) - self.spare]
         parts = key.tensor("message").split([cells.bits for _, cells in carrying])
         said = [int("".join(str(bit) for bit in part.tolist()), 2) for part in parts]
-        code = self._code(task)
+        code = self._code(every)
         return dict(zip((layer for layer, _ in chosen), code.encode(said) if code else said, strict=True))
 
     def wanted(self, key: Key, task: Task, model: nn.Module) -> dict[str, int]:
@@ -201,9 +201,10 @@ class ChannelRate(Defense):
 
     def _of(self, count: Callable[[], Sequence[int]], key: Key, task: Task) -> Evidence:
         try:
-            return self.judge(count(), key, task)
+            found = count()
         except (ValueError, Unreadable) as error:
             return Evidence.unreadable(str(error))
+        return self.judge(found, key, task)
 
     def judge(self, found: Sequence[int], key: Key, task: Task) -> Evidence:
         """What an architecture says, from its widths alone (`models.widths`: of a live module or an exported program).
@@ -218,7 +219,7 @@ class ChannelRate(Defense):
             return Evidence.unreadable(f"expected {len(plain)} layers with weights, got {len(found)}")
         there, cells, said = dict(zip(plain, found, strict=True)), self.cells(task), self.symbols(key, task)
         read = {layer: cells[layer].symbol(there[layer]) for layer in said}
-        bits, message = self._bits(read, cells, task), key.tensor("message").tolist()
+        bits, message = self._bits(read, cells), key.tensor("message").tolist()
         right = sum(one == other for one, other in zip(bits, message, strict=True))
         figures = {
             "bit_error": 1.0 - right / len(message),
@@ -227,9 +228,9 @@ class ChannelRate(Defense):
         }
         return Evidence(right, binomial_tail(right, len(message), 0.5), figures)
 
-    def _bits(self, read: Mapping[str, int], cells: Mapping[str, Cells], task: Task) -> list[int]:
+    def _bits(self, read: Mapping[str, int], cells: Mapping[str, Cells]) -> list[int]:
         """The message in the symbols of the layers, corrected where there is a code."""
-        code, sizes = self._code(task), [cells[layer].bits for layer in read]
+        code, sizes = self._code(cells), [cells[layer].bits for layer in read]
         symbols = code.decode(list(read.values())) if code else list(read.values())
         parts = [f"{symbol:0{size}b}" for symbol, size in zip(symbols, sizes, strict=False)]
         return [int(bit) for part in parts for bit in part]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.architecture import layer as layer_of
 from models.architecture import weights_of
 from models.channels import channels
-from models.surgery import Inner, columns, inner, reshaped
+from models.surgery import Inner, inner, outgoing, reshaped
 
 Importance = Literal["filter", "scale"]
 
@@ -94,10 +94,8 @@ def with_widths(
 def _split(model: nn.Module, one: Inner, counts: Tensor, chance: np.random.Generator) -> None:
     """Divide what reads channels by how often they are there, and move doubled ones apart."""
     for reader in one.readers:
-        weight = weights_of(model, [reader])[reader]
-        places = torch.from_numpy(columns(model, reader, one.layer))
-        for channel, count in enumerate(counts.tolist()):
-            weight[:, places[channel]] /= count
+        read = outgoing(model, reader, one.layer)
+        read /= counts.view(-1, *[1] * (read.dim() - 1))
     rows = weights_of(model, [one.layer])[one.layer]
     noise = torch.from_numpy(chance.standard_normal(tuple(rows.shape), dtype="float32")).to(rows)
     scale = APART * rows.flatten(1).std(1).view(-1, *[1] * (rows.dim() - 1))

@@ -67,7 +67,8 @@ def needed_widths(model: nn.Module) -> tuple[int, ...]:
     except ValueError as error:
         raise Unreadable(str(error)) from error
     structure = json.dumps(models.describe(model), sort_keys=True)
-    return Question.about((structure,), model.state_dict().values(), lambda: _needed(model, graph)).answer()
+    names = ("needed widths", structure)
+    return Question.about(names, model.state_dict().values(), lambda: _needed(model, graph)).answer()
 
 
 def _needed(model: nn.Module, graph: Channels) -> tuple[int, ...]:
