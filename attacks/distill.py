@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import models
-from attacks.extraction.student import Extraction, described, narrowed
+from attacks.extraction.answers import Extraction
+from attacks.extraction.student import Widths, shaped, shapes_reason
+from attacks.extraction.true_labels import TrueLabels
 from bench.attack import Data
 from bench.plugin import Access
 from bench.suspect import Answer, Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
-from models.surgery import lacking
 
 # In the place of a label that the attacker lacks.
 UNKNOWN = -100
@@ -40,7 +41,7 @@ class Distill(Extraction):
 
     temperature: float = 3.0
     alpha: float = 1.0
-    widths: Literal["plain", "published", "drawn"] = "plain"
+    widths: Widths = "plain"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +49,8 @@ class Distill(Extraction):
             raise ValueError(f"expected temperature >= 1, got {self.temperature}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"expected alpha in [0, 1], got {self.alpha}")
+        if self.alpha < 1 and self.inputs != "own":
+            raise ValueError(f"expected alpha 1 where no input has a true label, got {self.alpha} on {self.inputs}")
         if self.widths == "published" and self.architecture:
             raise ValueError(f"expected no architecture with the published widths, got {self.architecture!r}")
 
@@ -57,22 +60,18 @@ class Distill(Extraction):
 
     def data_used(self) -> Data:
         """Labels, where the cross-entropy has a weight."""
-        return "labels" if self.alpha < 1 else self.data
+        return "labels" if self.alpha < 1 else super().data_used()
 
     def applies_to(self, task: Task) -> str | None:
         """As for every extraction; for drawn widths also layers whose channels may be missing."""
-        reason = super().applies_to(task)
-        if reason or self.widths != "drawn":
-            return reason
-        return lacking(models.skeleton(self.architecture or task.model, task.classes, task.shape))
+        return super().applies_to(task) or shapes_reason(self.architecture, self.widths, task)
+
+    def control(self) -> TrueLabels:
+        """The same student, of the same widths."""
+        return dataclasses.replace(super().control(), widths=self.widths)
 
     def _student(self, target: Target, trainer: AttackerTrainer) -> nn.Module:
-        if self.widths == "published":
-            return trainer.model_of(models.describe(target.module))
-        if self.widths == "plain":
-            return super()._student(target, trainer)
-        plain = trainer.model_of(described(self.architecture, trainer.task))
-        return trainer.model_of(narrowed(plain, trainer.stream.child("widths")))
+        return shaped(self.architecture, self.widths, target, trainer)
 
     def _targets(self, trainer: AttackerTrainer) -> Tensor:
         """Logits; where the cross-entropy has a weight, with the label in one more column."""

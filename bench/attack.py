@@ -63,6 +63,14 @@ class Attack(Plugin):
         del scheme
         return None
 
+    def control(self) -> Attack | None:
+        """What leaves the same model without the protected one's answers, or None where there is no such thing.
+
+        It is handed the labels of all inputs, those that the attacker lacks among them. A mark survives the attack
+        where its evidence is stronger than in the control's surrogate of the same strength.
+        """
+        return None
+
 
 def require_modest_stages(attack: Attack) -> None:
     """Refuse stages that take more from the protected model than the attack that wants them declares.
@@ -98,6 +106,10 @@ class RemovalAttack(Attack):
 
     attack_class: ClassVar[AttackClass] = "in-place"
     strength_unit: ClassVar[str] = ""
+
+    def control(self) -> RemovalAttack | None:
+        """As of any attack."""
+        return None
 
     def run(self, target: Target, trainer: AttackerTrainer) -> Iterator[tuple[float, nn.Module]]:
         """Yield (strength, surrogate) along the way; a yielded model may be changed further afterwards."""

@@ -60,10 +60,6 @@ class Defense(Plugin):
         del task
         return -math.inf
 
-    def files(self) -> tuple[str, ...]:
-        """Paths of files whose content the scheme depends on."""
-        return ()
-
     def draw(self, task: Task, stream: Stream) -> Key:
         """Everything random in the key, before training."""
         raise NotImplementedError

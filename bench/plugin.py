@@ -46,6 +46,10 @@ class Plugin:
         """Names of the models that it builds beside the task's own; their sources are part of its identity."""
         return ()
 
+    def files(self) -> tuple[str, ...]:
+        """Paths of files whose content the plugin depends on."""
+        return ()
+
     def stages(self) -> tuple[Any, ...]:
         """The shared stages (`bench.stage`) that it wants computed beforehand."""
         return ()

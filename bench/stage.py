@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from bench.bundle import Bundle
 from bench.effort import Effort, of_training
 from bench.parameters import canonical
 from bench.plugin import Access, Plugin
+from bench.queries import Source, asked
 from bench.split import portion
 from bench.suspect import Answer, reduced
 
@@ -73,6 +74,8 @@ class TargetAnswers(Stage):
     Attributes:
         kind: int64 labels of shape (N,), or float probabilities or logits of shape (N, K).
         share: of the attacker's inputs, the first in its order, in (0, 1].
+        inputs: whose these are, see `bench.queries`; of others as many are asked.
+        images: path of images from elsewhere.
     """
 
     name: ClassVar[str] = "target-answers"
@@ -80,6 +83,8 @@ class TargetAnswers(Stage):
 
     kind: Answer = "logits"
     share: float = 1.0
+    inputs: Source = "own"
+    images: str = ""
 
     def answers_given(self) -> Answer:
         """Its kind."""
@@ -87,7 +92,11 @@ class TargetAnswers(Stage):
 
     def stages(self) -> tuple[Stage, ...]:
         """The logits, of which other kinds are made."""
-        return () if self.kind == "logits" else (TargetAnswers(share=self.share),)
+        return () if self.kind == "logits" else (replace(self, kind="logits"),)
+
+    def files(self) -> tuple[str, ...]:
+        """The images."""
+        return (self.images,) if self.images else ()
 
     def effort(self, task: Any) -> Effort:
         """One answer per input, where they are logits."""
@@ -96,6 +105,7 @@ class TargetAnswers(Stage):
     def run(self, trainer: Any, target: Any) -> Bundle:
         """Query the target once for each input, or take what it was asked already."""
         if self.kind == "logits":
-            return Bundle(tensors={"logits": target.answers(trainer.first_inputs(self.share), "logits")})
+            inputs = asked(trainer, self.inputs, self.share, self.images)
+            return Bundle(tensors={"logits": target.answers(inputs, "logits")})
         (whole,) = self.stages()
         return Bundle(tensors={self.kind: reduced(trainer.stage(whole).tensors["logits"], self.kind)})

@@ -97,7 +97,8 @@ def test_every_cell_is_there_once(whole):
     removal = frame[frame.attack_kind == "removal"]
     assert len(removal) == 4 * (1 + 2 + 2 + 1)
     assert (frame.attack_kind == "ambiguity").sum() == 3
-    assert (frame.attack_kind == "control").sum() == 3 * (1 + 1 + 2 + 2 + 1)
+    # The clean model and what the attacks leave of it, and the student that learnt from true labels.
+    assert (frame.attack_kind == "control").sum() == 3 * (1 + 1 + 2 + 2 + 1 + 1)
 
 
 def test_accuracies_are_those_of_the_right_models(whole):
@@ -140,8 +141,8 @@ def test_stages_and_protected_models_are_shared(whole):
     # One clean model, one protected model a defense, whatever the readings; answers once a protected model.
     assert kinds.count("protect") == 3
     assert kinds.count("stage") == 1 + 3
-    # Scratch never touches a model, so that one job serves all.
-    assert kinds.count("attack") == 1 + 3 * 4
+    # Scratch never touches a model, so that one job serves all; so does a student of true labels.
+    assert kinds.count("attack") == 1 + 1 + 3 * 4
 
 
 def test_random_keys_leave_their_p_values(whole):
@@ -187,7 +188,7 @@ def test_two_seeds_differ_and_only_narrows(whole, go):
     frame = rows(out)
     assert code == 0
     assert set(frame.seed) == {0, 3}
-    assert set(frame.attack) == {"none", "scratch", "distill"}
+    assert set(frame.attack) == {"none", "scratch", "distill", "true-labels"}
     assert set(frame.defense) == {"none", "uchida"}
     own = frame[(frame.attack_kind == "none") & (frame.defense == "none")]
     assert own.accuracy.nunique() == 2

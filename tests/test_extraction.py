@@ -299,6 +299,9 @@ class TestAccess:
     def test_rows_show_the_access_that_was_used(self):
         plan = planned({"name": "distill", "widths": ["plain", "published", "drawn"]}, {"name": "extract-hard"})
         access = {cell.attack_label: cell.attack_access for cell in plan.cells if cell.attack_family == "extraction"}
+        for widths in ("", ",widths=drawn"):
+            assert access.pop(f"true-labels[epochs=1{widths}]") == "none"
+        assert access.pop("true-labels[epochs=1,widths=published]") == "white-box"
         assert access == {
             "distill[epochs=1]": "black-box",
             "distill[epochs=1,widths=published]": "white-box",

@@ -82,6 +82,10 @@ def test_no_job_of_the_attackers_side_takes_a_secret_or_the_seed(plan):
         if job.side == "attacker":
             assert all(one.channel == "public" for one in job.inputs.values())
             assert len(job.spec["seed"]) == 32
+        elif job.kind == "attack":
+            # A control, which begins as the attack does.
+            assert len(job.spec["seed"]) == 32
+            assert not any(one.channel == "secret" for one in job.inputs.values())
         else:
             assert job.spec["seed"] == "0"
 

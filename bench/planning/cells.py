@@ -85,6 +85,8 @@ class _CellPlanner:
         for defense in defenses:
             for attack in attacks:
                 self._control(defense, attack, clean, nothing)
+            for control in dict.fromkeys(filter(None, map(self._control_of, attacks))):
+                self._beside_extraction(defense, control, clean, nothing)
 
     def _cell(self, defense: Any, attack: Any, clean: Defense, nothing: Attack) -> None:
         kind = attack.kind if isinstance(attack, Attack) else "removal"
@@ -123,8 +125,21 @@ class _CellPlanner:
         label = self._ask(attack, "label")
         if not {(self._ask(one, "label"), label) for one in (defense, clean)} <= self._planned:
             return
+        self._add_control(defense, attack, self.dag.attack(clean, attack), clean, nothing)
+
+    def _control_of(self, attack: Any) -> Attack | None:
+        """The control of an attack that is planned at all."""
+        usable = isinstance(attack, Attack) and any(self._ask(attack, "label") == label for _, label in self._planned)
+        return attack.control() if usable else None
+
+    def _beside_extraction(self, defense: Any, control: Attack, clean: Defense, nothing: Attack) -> None:
+        """What never met the model, under the owner's own key: any claim is false, as for the clean model."""
+        planned = any(self._ask(defense, "label") == label for label, _ in self._planned)
+        if isinstance(defense, Defense) and not defense.undefended and planned:
+            self._add_control(defense, control, self.dag.control(defense, control), clean, nothing)
+
+    def _add_control(self, defense: Defense, attack: Attack, surrogates: str, clean: Defense, nothing: Attack) -> None:
         key = self.dag.protect(defense)
-        surrogates = self.dag.attack(clean, attack)
         measured = self.dag.measure(self.dag.attack(clean, nothing), nothing)
         jobs = {
             "protect": key,
@@ -162,13 +177,25 @@ class _CellPlanner:
         common |= self._reference(clean, attack)
         owner = {**common, "judge": self.dag.judge(defense, surrogates, Input(protect, "secret"))}
         if attack.kind != "ambiguity":
-            return [("owner", owner)]
+            return [("owner", {**owner, **self._beside(defense, attack)})]
         forged, secret = Input(surrogates, "public"), Input(protect, "secret")
         forger = {**common, "judge": self.dag.judge(defense, surrogates, forged, owner=secret)}
         return [("forger", forger), ("owner", owner)]
 
     def _reference(self, clean: Defense, attack: Attack) -> dict[str, str]:
         return {"reference": self.dag.measure(self.dag.attack(clean, attack), attack)} if attack.changes_task else {}
+
+    def _beside(self, defense: Defense, attack: Attack) -> dict[str, str]:
+        """The owner's key on what the attack's control left, and that one's accuracy."""
+        control = attack.control()
+        if control is None or defense.undefended:
+            return {}
+        surrogates = self.dag.control(defense, control)
+        key = Input(self.dag.protect(defense), "secret")
+        return {
+            "control": self.dag.judge(defense, surrogates, key),
+            "control_measure": self.dag.measure(surrogates, control),
+        }
 
     def _add(self, defense: Any, attack: Any, kind: str, judged_key: str, jobs: dict[str, str], **more: Any) -> None:
         usable = defense if isinstance(defense, Defense) else None

@@ -11,6 +11,7 @@ from typing import Any
 import models
 from bench import images, parameters, registry, specs
 from bench.attack import AmbiguityAttack, Attack, DecoyAttack, Insider, require_modest_stages
+from bench.chain import links_of
 from bench.defense import Defense
 from bench.planning import sources
 from bench.planning.job import Channel, Input, Job, JobKind, Side
@@ -44,6 +45,21 @@ _HANDED: tuple[sources.Node, ...] = (
 )
 
 
+@dataclass(frozen=True)
+class _Met:
+    """The model that an attack meets.
+
+    Attributes:
+        defense: that protected it.
+        left_by: the job of the attack whose last surrogate it is; None for the protected model itself.
+        link: number of attacks before.
+    """
+
+    defense: Defense
+    left_by: str | None = None
+    link: int = 0
+
+
 @dataclass
 class JobPlanner:
     """Makes jobs, each once; every method returns a job's id.
@@ -69,24 +85,31 @@ class JobPlanner:
     _sources: dict[tuple[Any, ...], str] = field(default_factory=dict)
     _specs: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
 
-    def stage(self, stage: Stage, target: Defense | None) -> str:
-        """A shared stage; of the attacker's side, for the defense that is attacked."""
-        whose = target if stage.side == "attacker" else None
-        return self._once(("stage", stage, whose), lambda: self._stage(stage, target))
+    def stage(self, stage: Stage, met: _Met | None) -> str:
+        """A shared stage; of the attacker's side, for the model that is attacked."""
+        whose = (met.defense, met.left_by) if met and stage.side == "attacker" else ()
+        return self._once(("stage", stage, *whose), lambda: self._stage(stage, met))
 
-    def _stage(self, stage: Stage, target: Defense | None) -> str:
-        inputs = {f"stage:{one.key}": self._input(one, target) for one in stage.stages()}
+    def _stage(self, stage: Stage, met: _Met | None) -> str:
+        inputs = {f"stage:{one.key}": self._input(one, met) for one in stage.stages()}
         label = stage.label
         if stage.side == "attacker":
-            assert target is not None
-            inputs["target"] = Input(self.protect(target), "public")
-            label = f"{stage.label} of {target.label}"
-        spec = {"plugin": self._spec(stage)}
+            assert met is not None
+            inputs["target"] = self._target(met)
+            label = f"{stage.label} of {self._whom(met)}"
+        spec = {"plugin": self._spec(stage), "files": self._digests(stage)}
         return self._job("stage", stage.side, f"stage {label}", spec, inputs, [(stage, ("run", "stages"))])
 
-    def _input(self, stage: Stage, target: Defense | None) -> Input:
+    def _input(self, stage: Stage, met: _Met | None) -> Input:
         channel: Channel = "secret" if stage.side == "owner" else "public"
-        return Input(self.stage(stage, target), channel)
+        return Input(self.stage(stage, met), channel)
+
+    def _target(self, met: _Met) -> Input:
+        return Input(met.left_by or self.protect(met.defense), "public")
+
+    def _whom(self, met: _Met) -> str:
+        label = parameters.label(met.defense.name, _without_judged(met.defense))
+        return f"what {self.jobs[met.left_by].label} left" if met.left_by else label
 
     def protect(self, defense: Defense) -> str:
         """The protected model of a defense; fields that only `verify` reads make no difference."""
@@ -96,22 +119,39 @@ class JobPlanner:
         inputs = {f"stage:{stage.key}": self._input(stage, None) for stage in defense.stages()}
         spec = {
             "plugin": self._spec(defense, judged_too=False),
-            "files": {path: self._file_digest(path) for path in defense.files()},
+            "files": self._digests(defense),
         }
         label = parameters.label(defense.name, _without_judged(defense))
         return self._job("protect", "owner", f"protect {label}", spec, inputs, [(defense, _METHODS["protect"])])
 
     def attack(self, defense: Defense, attack: Attack) -> str:
-        """The surrogates, or the forgery, of an attack on a defense."""
-        return self._once(("attack", defense, attack), lambda: self._attack(defense, attack))
+        """The surrogates, or the forgery, of an attack on a defense; of a chain those of its last link."""
+        return self._along(defense, attack, "attacker")
 
-    def _attack(self, defense: Defense, attack: Attack) -> str:
+    def control(self, defense: Defense, control: Attack) -> str:
+        """The surrogates of an attack's control; its first link has labels that the attacker lacks."""
+        return self._along(defense, control, "owner")
+
+    def _along(self, defense: Defense, attack: Attack, side: Side) -> str:
+        """The last job of an attack, whose first link runs on this side."""
+        first, *rest = links_of(attack)
+        left_by = self._link(first, _Met(defense), side)
+        for number, link in enumerate(rest, start=1):
+            left_by = self._link(link, _Met(defense, left_by, number), "attacker")
+        return left_by
+
+    def _link(self, attack: Attack, met: _Met, side: Side) -> str:
+        made = ("attack", attack, met.defense, met.left_by, side)
+        return self._once(made, lambda: self._attack(attack, met, side))
+
+    def _attack(self, attack: Attack, met: _Met, side: Side) -> str:
+        defense = met.defense
         require_modest_stages(attack)
         touches = attack.access_used() != "none"
         knows = attack.knowledge != "none"
-        inputs = {"target": Input(self.protect(defense), "public")} if touches else {}
-        inputs |= {f"stage:{stage.key}": self._input(stage, defense) for stage in attack.stages()}
-        spec: dict[str, Any] = {"plugin": self._spec(attack)}
+        inputs = {"target": self._target(met)} if touches else {}
+        inputs |= {f"stage:{stage.key}": self._input(stage, met) for stage in attack.stages()}
+        spec: dict[str, Any] = {"plugin": self._spec(attack), "files": self._digests(attack)}
         roots: list[tuple[Plugin, tuple[str, ...]]] = [(attack, ("*",))]
         if knows:
             spec["scheme"] = self._spec(defense, judged_too=False)
@@ -122,9 +162,12 @@ class JobPlanner:
             label = f"disclose {part} of {defense.label}"
             disclosed = self._job("disclose", "owner", label, {"options": {"part": part}}, key, [])
             inputs["part"] = Input(disclosed, "public")
-        whom = f" on {parameters.label(defense.name, _without_judged(defense))}" if touches or knows else ""
+        if met.link:
+            # What a second link draws is not what the first one drew.
+            spec["options"] = {"link": met.link}
+        whom = f" on {self._whom(met)}" if touches or knows else ""
         kind: JobKind = "forge" if isinstance(attack, AmbiguityAttack) else "attack"
-        return self._job(kind, "attacker", f"{kind} {attack.label}{whom}", spec, inputs, roots)
+        return self._job(kind, side, f"{kind} {attack.label}{whom}", spec, inputs, roots)
 
     def measure(self, surrogates: str, attack: Attack) -> str:
         """The accuracy of what an attack left."""
@@ -186,7 +229,9 @@ class JobPlanner:
         plugins: Iterable[tuple[Plugin, tuple[str, ...]]],
     ) -> str:
         source = self._source(kind, plugins)
-        whole = {**spec, "task": self._task_spec, "seed": self._seed_for(side), "threads": self.threads}
+        # A control begins as the attack does: the same student, in the same order of the same inputs.
+        begun = "attacker" if kind == "attack" else side
+        whole = {**spec, "task": self._task_spec, "seed": self._seed_for(begun), "threads": self.threads}
         identity = {
             "protocol": PROTOCOL,
             "kind": kind,
@@ -218,6 +263,9 @@ class JobPlanner:
     @functools.cached_property
     def _data_spec(self) -> dict[str, Any]:
         return specs.data_spec(self.task, self.data_digests)
+
+    def _digests(self, plugin: Plugin) -> dict[str, str]:
+        return {path: self._file_digest(path) for path in plugin.files()}
 
     def _file_digest(self, path: str) -> str:
         if path not in self._files:

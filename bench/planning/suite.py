@@ -13,6 +13,7 @@ from typing import Any, Literal
 import models
 from bench import data, parameters
 from bench.attack import Attack
+from bench.chain import Chain
 from bench.defense import Defense
 from bench.errors import InputError, unknown
 from bench.recipe import Recipe
@@ -173,15 +174,52 @@ def _changed(default: Recipe | Sizes, table: Mapping[str, Any], key: str, where:
 
 
 def _plugins(table: Mapping[str, Any], role: Role, registry: Registry, where: str) -> Iterable[Any]:
+    if role == "attack" and "chain" in table:
+        return [_chain(table, registry, where)]
+    found = _named(table, role, registry, where)
+    if isinstance(found, Unusable):
+        return [found]
+    return list(parameters.crossed(found, _rest(table), f"{where} ({found.name})"))
+
+
+def _chain(table: Mapping[str, Any], registry: Registry, where: str) -> Chain | Unusable:
+    """A chain as it stands: lists in it are values, and nothing is crossed."""
+    links, at = table["chain"], f"{where}, key 'chain'"
+    if len(table) > 1:
+        raise InputError(f"{where}: expected nothing beside 'chain', got {', '.join(sorted({*table} - {'chain'}))}")
+    if not isinstance(links, list) or not all(isinstance(one, Mapping) for one in links):
+        raise InputError(f"{at}: expected a list of tables with a name each, got {links!r}")
+    made = [_link(link, registry, f"{at}, link {number}") for number, link in enumerate(links, start=1)]
+    broken = next((one for one in made if isinstance(one, Unusable)), None)
+    if broken:
+        return broken
+    try:
+        return Chain(tuple(made))
+    except ValueError as error:
+        raise InputError(f"{at}: {error}") from error
+
+
+def _link(table: Mapping[str, Any], registry: Registry, where: str) -> Any:
+    found = _named(table, "attack", registry, where)
+    if isinstance(found, Unusable):
+        return found
+    return parameters.build(found, _rest(table), f"{where} ({found.name})")
+
+
+def _named(table: Mapping[str, Any], role: Role, registry: Registry, where: str) -> Any:
+    """The class of a plugin, or what is wrong with its file."""
     name = parameters.convert(table.get("name"), str, f"{where}, key 'name'")
     known = registry.of(role)
-    if name not in known:
-        broken = registry.broken_named(name)
-        if broken:
-            return [Unusable(role, name, broken)]
-        raise unknown(role, name, known, f"{where}, key 'name'")
-    rest = {key: value for key, value in table.items() if key != "name"}
-    return list(parameters.crossed(known[name], rest, f"{where} ({name})"))
+    if name in known:
+        return known[name]
+    broken = registry.broken_named(name)
+    if broken:
+        return Unusable(role, name, broken)
+    raise unknown(role, name, known, f"{where}, key 'name'")
+
+
+def _rest(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != "name"}
 
 
 def _once(plugins: Iterable[Any]) -> tuple[Any, ...]:

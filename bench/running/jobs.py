@@ -113,7 +113,7 @@ def _surroundings(job: Job, inputs: Mapping[str, bytes], device: torch.device) -
     )
     # Copies, because a plugin may change what it is handed and the next job must not see that.
     parts = _load(job)
-    if job.side == "attacker":
+    if "attacker" in parts:
         inputs_only, labels = parts["attacker"].inputs, parts["attacker"].y
         surroundings.inputs = inputs_only.copy()
         surroundings.labelled = Split(inputs_only.take(len(labels)), labels).copy()
@@ -138,16 +138,20 @@ _PARTS: dict[str, tuple[PartName, ...]] = {"owner": ("train", "heldout"), "attac
 def _load(job: Job) -> dict[PartName, Split]:
     """The parts of the data that the job may see, read once in a process."""
     parts: tuple[PartName, ...] = ("test",) if job.kind == "measure" else _PARTS[job.side]
+    if job.kind == "attack":
+        # A control runs on the owner's side, since it takes the labels that the attacker lacks.
+        parts = ("attacker",)
     # Models and recipes differ on the same data.
     task = {**job.spec["task"], "model": "", "recipe": {}}
-    return _cached(parameters.canonical(task), parameters.canonical(job.spec["data"]), parts)
+    labels = "all" if job.side == "owner" else "attacker's"
+    return _cached(parameters.canonical(task), parameters.canonical(job.spec["data"]), parts, labels)
 
 
 @functools.lru_cache(maxsize=8)
-def _cached(task: str, where: str, parts: tuple[PartName, ...]) -> dict[PartName, Split]:
+def _cached(task: str, where: str, parts: tuple[PartName, ...], labels: str) -> dict[PartName, Split]:
     place = json.loads(where)
     loaded = data.load(specs.task_of(json.loads(task), place), parts, place["digests"])
-    if "attacker" in loaded:
+    if "attacker" in loaded and labels != "all":
         # In storage of their own: the labels that the attacker lacks must not be in its process.
         attacker, count = loaded["attacker"], json.loads(task)["parts"]["labelled"]
         loaded["attacker"] = Split(attacker.inputs, attacker.y[:count].clone())

@@ -78,7 +78,8 @@ def attacker(work: Work, target: Target, data: str) -> AttackerTrainer:
     """The trainer of the attacker's side."""
     assert work.inputs is not None
     assert work.labelled is not None
-    stream = Stream((work.seed,))
+    link = work.options.get("link", 0)
+    stream = Stream((work.seed,)).child("link", link) if link else Stream((work.seed,))
     return AttackerTrainer(
         work.task, work.inputs, work.labelled, stream, work.device, work.stages, target=target, data=data
     )
@@ -89,9 +90,12 @@ def target_of(work: Work, access: Access = "white-box", most: Answer = "logits")
     public = work.bundles.get("target")
     if public is None:
         return Target(None, access, scheme=work.scheme, most=most)
+    part = work.bundles["part"].tensors["part"] if "part" in work.bundles else None
+    if "model" not in public.models:
+        # What another attack left; what was released belongs to the model that was published.
+        return Target(_in_order(public)[-1], access, None, work.scheme, part, most)
     others = {name: model for name, model in public.models.items() if name != "model"}
     release = Bundle(others, public.tensors, public.values)
-    part = work.bundles["part"].tensors["part"] if "part" in work.bundles else None
     return Target(public.models["model"], access, release, work.scheme, part, most)
 
 

@@ -65,8 +65,20 @@ class Book:
         """
         if not job or not self.ok(job):
             return None
-        rests_on = self.chain([job], follow=lambda one: one == job or self._is_stage(one, side))
+        whole = self.links(job)
+        rests_on = self.chain([job], follow=lambda one: one in whole or self._is_stage(one, side))
         return float(sum(self.entry(one).get("seconds") or 0.0 for one in rests_on))
+
+    def links(self, job: str | None) -> list[str]:
+        """The attacks that led to what this one left, the first one first; itself where it is no link of a chain."""
+        found: list[str] = []
+        while job is not None:
+            found.insert(0, job)
+            known = self.plan.jobs.get(job)
+            target = known.inputs.get("target") if known else None
+            before = self.plan.jobs.get(target.job) if target else None
+            job = before.id if before is not None and before.kind == "attack" else None
+        return found
 
     def _is_stage(self, job: str, side: str) -> bool:
         known: Job | None = self.plan.jobs.get(job)

@@ -84,12 +84,14 @@ def _cell_columns(cell: Cell, book: Book) -> Row:
 
 
 def _job_columns(cell: Cell, book: Book) -> Row:
-    attack = book.result(attack_of(cell))
+    links = [book.result(link) for link in book.links(attack_of(cell))]
+    used = {name: [one[name] for one in links if name in one] for name in ("inputs_used", "labels_used")}
     return {
         **_provenance(book, judge_of(cell)),
-        "data_inputs": attack.get("inputs_used"),
-        "data_labels": attack.get("labels_used"),
-        "queries": attack.get("queries"),
+        "data_inputs": max(used["inputs_used"], default=None),
+        "data_labels": max(used["labels_used"], default=None),
+        # Whom a later link asks is the attacker's own.
+        "queries": links[0].get("queries") if links else None,
         "peak_memory_mb": book.entry(attack_of(cell) or judge_of(cell)).get("peak_memory_mb"),
     }
 
@@ -147,6 +149,9 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
         accuracy = [_measured(cell, book, "protected")]
     lists: dict[str, Sequence[Any]] = {"strengths": strengths, "seconds": seconds}
     lists |= {"accuracies": accuracy, "evidence": evidence}
+    beside = _control(cell, book)
+    if beside is not None:
+        lists["controls"] = beside
     if cell.changes_task:
         lists["reference accuracies"] = book.result(cell.jobs.get("reference")).get("accuracy") or []
     if not strengths or len({len(values) for values in lists.values()}) > 1:
@@ -157,10 +162,27 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
     rows = [_surrogate(*one, started, book) for one in zip(strengths, seconds, accuracy, evidence, strict=True)]
     for row, reference in zip(rows, lists.get("reference accuracies", []), strict=False):
         row["accuracy_reference"] = reference
+    for row, control in zip(rows, beside or [], strict=False):
+        row["figures"] = _figures(row["figures"], control)
+        # Evidence that a model shows which never met the protected one is none.
+        row["claim"] = row["claim"] and row["log10_p"] < control["control.log10_p"]
     if forged:
         for row in rows:
             row["figures"] = _figures({f"forge.{k}": v for k, v in found.get("figures", {}).items()}, row["figures"])
     return rows, None
+
+
+def _control(cell: Cell, book: Book) -> list[dict[str, float]] | None:
+    """For each surrogate the figures of the control's, under `control.`; None where the attack has no control."""
+    if "control" not in cell.jobs:
+        return None
+    evidence = book.result(cell.jobs["control"]).get("evidence") or []
+    accuracy = book.result(cell.jobs["control_measure"]).get("accuracy") or []
+    found = []
+    for one, right in zip(evidence, accuracy, strict=False):
+        figures = {"accuracy": right, "log10_p": one["log10_p"], "statistic": one["statistic"], **one["figures"]}
+        found.append({f"control.{name}": value for name, value in figures.items()})
+    return found
 
 
 def _stage_seconds(attack: str | None, book: Book, *, whole: bool) -> float:
