@@ -54,9 +54,9 @@ def resolve(pairs: Pairs, a: Standing, b: Standing) -> Ruling:
 
     A claim is valid if it is sound and its key verifies in the model that its owner deposited. Of two valid ones the
     one whose key verifies in both models wins, if the other's does so in its own model alone: whoever marks a stolen
-    model cannot have marked the original. If neither or both do, the earlier commitment wins. A key that was committed
-    to later and is not derived may have been fitted to both models after they were seen, so that it does not win by
-    being in both.
+    model cannot have marked the original. A key that was committed to later and is not derived may have been fitted
+    to both models after they were seen, so that it does not win by being in both. If both keys verify in both models,
+    the earlier commitment wins. If each does so in its own alone, nothing shows that one model stems from the other.
     """
     valid_a, valid_b = a.sound and pairs.a_in_a, b.sound and pairs.b_in_b
     if not (valid_a or valid_b):
@@ -66,11 +66,13 @@ def resolve(pairs: Pairs, a: Standing, b: Standing) -> Ruling:
         return Ruling(winner, "only claim", f"the claim of {winner} is the only valid one")
     if pairs.a_in_b != pairs.b_in_a:
         return _by_evidence("A", a, b) if pairs.a_in_b else _by_evidence("B", b, a)
+    if not pairs.a_in_b:
+        told = "each key verifies in its own model alone: nothing shows that one model stems from the other"
+        return Ruling(None, "undecided", told)
     if a.time == b.time:
-        return Ruling(None, "undecided", "both claims are valid, and committed to at the same time")
+        return Ruling(None, "undecided", "each key verifies in both models, and both were committed to at one time")
     earlier: Side = "A" if a.time < b.time else "B"
-    seen = "each key verifies in both models" if pairs.a_in_b else "each key verifies in its own model alone"
-    return Ruling(earlier, "earlier commitment", f"{seen}, and {earlier} committed first")
+    return Ruling(earlier, "earlier commitment", f"each key verifies in both models, and {earlier} committed first")
 
 
 def _by_evidence(side: Side, mine: Standing, other: Standing) -> Ruling:

@@ -15,6 +15,7 @@ from bench.claims.opening import Commitment, Opening
 from bench.data import parts
 from bench.errors import InputError, Unreadable, is_ours
 from bench.evidence import Evidence
+from bench.key import Value
 from bench.split import Split
 from bench.stream import Stream
 from bench.suspect import Suspect
@@ -88,9 +89,10 @@ def judge(suspect: nn.Module, opening: Opening, trainer: OwnerTrainer) -> Eviden
     """The evidence of an opening's key in a suspect.
 
     Raises:
-        InputError: the scheme cannot use the key or its data is missing.
+        InputError: the key has not the form of what the scheme draws, the scheme cannot use it, or data is missing.
     """
     scheme = opening.scheme
+    _require_form(opening)
     for name, tensor in suspect.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return Evidence.unreadable(f"{name} of the suspect holds NaN or infinity")
@@ -148,6 +150,25 @@ def is_committed(model: nn.Module, opening: Opening) -> bool:
         return model_digest(model) == str(opening.statement["model"])
     except ValueError:
         return False
+
+
+def _require_form(opening: Opening) -> None:
+    """Refuse a key whose drawn part is not what the scheme draws: more bits than it has say more than they should."""
+    fresh = opening.scheme.draw(opening.task, Stream(("form",)))
+    expected, got = _form(fresh.drawn), _form(opening.key.drawn)
+    for name in sorted(expected.keys() | got.keys()):
+        if expected.get(name) != got.get(name):
+            raise InputError(
+                f"key file: expected the drawn part {name!r} of {opening.scheme.label} as "
+                f"{expected.get(name, 'nothing')}, got {got.get(name, 'nothing')}"
+            )
+
+
+def _form(drawn: Mapping[str, Value]) -> dict[str, str]:
+    return {
+        name: f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        for name, value in drawn.items()
+    }
 
 
 def _require_same(task: Task, part: PartName, expected: str) -> None:

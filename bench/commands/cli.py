@@ -118,6 +118,19 @@ def leaderboard(runs: tuple[Path, ...], form: str) -> None:
 
 
 @main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def game(runs: tuple[Path, ...], form: str) -> None:
+    """Which defense an owner should choose, and which attack is best against it: the game of one or more run folders.
+
+    Once for an owner whose choice the attacker sees, and once for both choosing unseen, by chance.
+    """
+    from bench.commands import games
+
+    click.echo(games.show(runs, form), nl=False)
+
+
+@main.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("job")
 def show(run_folder: Path, job: str) -> None:

@@ -51,14 +51,12 @@ def ruling_text(ruling: Ruling, pairs: Pairs, owners: tuple[str, str], standings
     words = {True: "verifies", False: "does not verify"}
     for place, side in enumerate("AB"):
         own, other = (pairs.a_in_a, pairs.a_in_b) if side == "A" else (pairs.b_in_b, pairs.b_in_a)
-        stranger = "BA"[place]
-        lines.append(
-            f"- The key of {named[side]} {words[own]} in its own model and {words[other]} in that of {stranger}."
-        )
+        where = f"{words[own]} in its own model and {words[other]} in that of {'BA'[place]}"
+        lines.append(f"- The key of {named[side]} {where}.")
         standing = standings[place]
-        state = (
-            "opens its commitment and fits its model" if standing.sound else "contradicts its commitment or its model"
-        )
+        state = "opens its commitment and fits its model"
+        if not standing.sound:
+            state = "contradicts its commitment, its model or its seed"
         kind = "; it is derived from a seed and the owner's name" if standing.derived else ""
         lines.append(f"- The key file of {side} {state}; committed to at {standing.time.isoformat()}{kind}.")
     lines.append(
@@ -125,7 +123,7 @@ def _reasons(verdict: Verdict, opening: Opening, commitment: Commitment | None) 
     elif verdict.opens is False or verdict.derived is False:
         yield f"Evidence: none; the suspect cannot be read: {evidence.reason}."
     if verdict.capacity > math.log10(verdict.alpha):
-        yield f"With these parameters the scheme can reach {p_text(verdict.capacity)} at best: never a claim at this alpha."
+        yield f"With these parameters the scheme reaches {p_text(verdict.capacity)} at best: no claim at this alpha."
     if verdict.committed_model:
         yield "The suspect is the model that was committed to, bit for bit."
     else:
@@ -137,8 +135,8 @@ def _reasons(verdict: Verdict, opening: Opening, commitment: Commitment | None) 
         )
     elif verdict.opens:
         yield (
-            f"The key file opens the commitment. It says that it was made at {commitment.time}; whether that is so, the "
-            "log where it was published has to say."
+            f"The key file opens the commitment. It says that it was made at {commitment.time}; whether that is so, "
+            "the log where it was published has to say."
         )
     else:
         yield f"The commitment is to {commitment.digest}, the key file gives {opening.digest}: one of them was changed."
