@@ -272,7 +272,7 @@ def test_a_tampered_commitment_does_not_hold_or_is_refused(alice, bob, tmp_path)
     path = tmp_path / "commitment.json"
     path.write_text(text.replace(digest, digest[::-1]))
     assert verify(alice, alice, "--commitment", path).exit_code == 1
-    for broken in (text[:50], text.replace(digest, "x"), "", text.replace("digest", "digests")):
+    for broken in (text[:50], text.replace(digest, "x"), "", "[" * 100_000, text.replace("digest", "digests")):
         path.write_text(broken)
         refused(verify(alice, alice, "--commitment", path), "commitment.json: expected")
     refused(verify(alice, alice, "--commitment", alice / "key.safetensors"), "expected a commitment as JSON")
@@ -326,6 +326,20 @@ def test_a_key_that_breaks_its_scheme_is_refused(alice, tmp_path):
         refused(verify(alice, path), "key file")
 
 
+def test_a_scheme_that_breaks_is_an_error_in_words_unless_the_machine_is_to_blame(alice, monkeypatch):
+    def broken(*arguments):
+        raise ArithmeticError("odd key")
+
+    monkeypatch.setattr(Uchida, "verify", broken)
+    refused(verify(alice, alice), "cannot judge this suspect by this key: ArithmeticError: odd key")
+
+    def short(*arguments):
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(Uchida, "verify", short)
+    assert isinstance(verify(alice, alice).exception, RuntimeError)
+
+
 def test_files_that_are_no_models_are_refused(alice, tmp_path):
     refused(verify(alice / "key.safetensors", alice), "without any")
     refused(verify(alice / "commitment.json", alice), "expected a whole safetensors file")
@@ -375,7 +389,7 @@ def test_a_description_that_promises_more_than_the_file_holds_takes_no_memory(al
     state = {f"model/model/{name}": tensor for name, tensor in bundle.models["model"].state_dict().items()}
     save_file(state, path, metadata={"ownbench-bundle-1": save})
     refused(verify(path, alice), "'hidden.weight' has shape [128, 256], not [1000000000, 1000000]")
-    for broken in ("", "{}", "[]", json.dumps({"architectures": {"model": 5}, "values": {}})):
+    for broken in ("", "{}", "[]", "[" * 100_000, json.dumps({"architectures": {"model": 5}, "values": {}})):
         save_file(state, path, metadata={"ownbench-bundle-1": broken})
         refused(verify(path, alice), "large.safetensors: expected")
 

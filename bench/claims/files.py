@@ -125,7 +125,7 @@ def _description(data: bytes, where: str) -> dict[str, Any]:
         described = found["architectures"]
         if not isinstance(described, dict) or not isinstance(found["values"], dict):
             raise TypeError("architectures and values are no tables")
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{where}: expected a bundle of models and values, got a broken one: {error}") from error
     return described
 
@@ -143,5 +143,5 @@ def _built(architecture: Mapping[str, Any], state: Mapping[str, Tensor], where: 
             if tensor.shape != state[name].shape:
                 raise ValueError(f"tensor {name!r} has shape {list(state[name].shape)}, not {list(tensor.shape)}")
         return models.rebuild(architecture, state)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"{where}: expected a model, got a file {how} cannot be built: {error}") from error

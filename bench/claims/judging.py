@@ -89,7 +89,7 @@ def judge(suspect: nn.Module, opening: Opening, trainer: OwnerTrainer) -> Eviden
     """The evidence of an opening's key in a suspect.
 
     Raises:
-        InputError: the key has not the form of what the scheme draws, the scheme cannot use it, or data is missing.
+        InputError: the key has not the form of what the scheme draws, the scheme breaks on it, or data is missing.
     """
     scheme = opening.scheme
     _require_form(opening)
@@ -104,11 +104,12 @@ def judge(suspect: nn.Module, opening: Opening, trainer: OwnerTrainer) -> Eviden
         return Evidence.unreadable(str(error))
     except InputError:
         raise
-    # A key that somebody made may break a scheme anywhere; that is no evidence, and the key's fault.
+    # Keys and suspects that somebody made may break a scheme anywhere; that is no evidence, and no crash either.
     except Exception as error:
         if is_ours(str(error)):
             raise
-        raise InputError(f"key file: {scheme.label} cannot use this key: {type(error).__name__}: {error}") from error
+        told = f"{type(error).__name__}: {error}"
+        raise InputError(f"key file: {scheme.label} cannot judge this suspect by this key: {told}") from error
 
 
 def verify(

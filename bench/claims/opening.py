@@ -56,7 +56,7 @@ class Commitment:
         """
         try:
             values = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: expected a commitment as JSON: {error}") from error
         if not isinstance(values, dict) or values.get("format") != _COMMITMENT:
             raise InputError(f"{where}: expected a commitment of format {_COMMITMENT!r}, got other JSON")
