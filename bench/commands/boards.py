@@ -80,13 +80,18 @@ def show(runs: Sequence[Path], form: str) -> str:
     Raises:
         InputError: a folder without records, another schema version, or runs under different rules.
     """
-    tables = _single(runs[0]) if len(runs) == 1 else _merged(runs)
+    tables = read(runs)
     if form != "parquet":
         return text(tables, form)
     paths = {Path("leaderboard.parquet"): tables.leaderboard, Path("matrix.parquet"): tables.matrix}
     for path, table in paths.items():
         recorded.write(table, path)
     return "".join(f"{path}\n" for path in paths)
+
+
+def read(runs: Sequence[Path]) -> Tables:
+    """The tables of run folders, several merged; InputError as for `show`."""
+    return _single(runs[0]) if len(runs) == 1 else _merged(runs)
 
 
 def show_settled(run: Path, jobs: int) -> str:

@@ -31,7 +31,8 @@ class _Group(click.Group):
 def main() -> None:
     """Which ways of proving ownership of a neural network hold up.
 
-    Exit codes: 0 all cells ok or not applicable; 1 some cell failed, or some rule is violated; 2 bad input.
+    Exit codes: 0 all cells ok or not applicable; 1 some cell failed, some rule is violated, or a claim does not hold;
+    2 bad input.
     """
 
 
@@ -117,6 +118,19 @@ def leaderboard(runs: tuple[Path, ...], form: str) -> None:
 
 
 @main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def game(runs: tuple[Path, ...], form: str) -> None:
+    """Which defense an owner should choose, and which attack is best against it: the game of one or more run folders.
+
+    Once for an owner whose choice the attacker sees, and once for both choosing unseen, by chance.
+    """
+    from bench.commands import games
+
+    click.echo(games.show(runs, form), nl=False)
+
+
+@main.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("job")
 def show(run_folder: Path, job: str) -> None:
@@ -149,3 +163,70 @@ def check(names: tuple[str, ...], settings: tuple[str, ...]) -> None:
     from bench.commands import check as checking
 
     sys.exit(checking.check(names, settings, click.echo))
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--defense", required=True, metavar="LABEL", help="As the leaderboard prints it.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which repetition.")
+@click.option("--task", help="Which task, where the run has several.")
+@click.option("--owner", required=True, metavar="NAME", help="Who claims: a name that stands for one owner alone.")
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder for model, key and commitment.")
+def claim(run_folder: Path, defense: str, seed: int, task: str | None, owner: str, to: Path) -> None:
+    """Commit to a protected model of RUN before it is shown: writes the model, the secret key, and a commitment.
+
+    The commitment is published first; it tells nothing of the key. In a dispute the key opens it: `ownbench verify`.
+    """
+    from bench.commands import claims
+
+    click.echo(claims.claim(run_folder, defense, seed, owner, to, task), nl=False)
+
+
+_alpha = click.option("--alpha", type=float, default=1e-6, show_default=True, help="Rate of false claims, in (0, 1).")
+_data = click.option("--data", "at", metavar="PATH", help="Where the owner's own data lies here.")
+_form = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("key", type=click.Path(path_type=Path))
+@click.option("--commitment", type=click.Path(path_type=Path), help="The published one; without it evidence alone.")
+@_alpha
+@_data
+@click.option("--which", default="", metavar="NAME", help="Of a file with several models.")
+@_form
+def verify(
+    model: Path, key: Path, commitment: Path | None, alpha: float, at: str | None, which: str, form: str
+) -> None:
+    """Judge the suspect file MODEL by the key file KEY: whether the owner's claim on it holds, with its p-value.
+
+    MODEL is a safetensors file: of `ownbench claim`, a product of a run, or the state dict of a model of the claimed
+    architecture. Exit codes: 0 the claim holds; 1 it does not; 2 bad input, a file that cannot be read among it.
+    """
+    from bench.commands import claims
+
+    holds, told = claims.verify(model, key, commitment, alpha, at, which, form)
+    click.echo(told, nl=False)
+    sys.exit(0 if holds else 1)
+
+
+@main.command()
+@click.argument("first", metavar="A", type=click.Path(path_type=Path))
+@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@click.option("--time-a", metavar="TIME", help="When A committed by the log, where it is not what the file says.")
+@click.option("--time-b", metavar="TIME", help="When B did.")
+@_alpha
+@_data
+@_form
+def resolve(
+    first: Path, second: Path, time_a: str | None, time_b: str | None, alpha: float, at: str | None, form: str
+) -> None:
+    """Rule on two opposing claims: A and B are folders with the model, the key and the commitment of each side.
+
+    Both keys are held against both models. Exit codes: 0 one side wins; 1 undecided; 2 bad input.
+    """
+    from bench.commands import claims
+
+    decided, told = claims.resolve((first, second), (time_a, time_b), alpha, at, form)
+    click.echo(told, nl=False)
+    sys.exit(0 if decided else 1)

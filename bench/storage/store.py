@@ -27,11 +27,11 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all: aside, synced, renamed."""
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file so that it appears whole or not at all: aside, synced, renamed; with a mode, less the umask."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(aside, "wb") as file:
+        with open(aside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
