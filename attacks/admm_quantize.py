@@ -77,7 +77,7 @@ class AdmmPruneQuantize(Pruning, Quantizing):
     name: ClassVar[str] = "admm-prune-quantize"
     source: ClassVar[str] = "Ren et al. 2019, ASPLOS, arXiv 1812.11677"
 
-    fractions: tuple[float, ...] = (0.8, 0.9, 0.95)
+    fractions: tuple[float, ...] = (0.9, 0.95)
     bits: int = 3
 
     def __post_init__(self) -> None:

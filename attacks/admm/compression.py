@@ -60,7 +60,7 @@ class Compression(RemovalAttack):
     iterations: int = 10
     epochs: int = 5
     learning_rate: float = 0.02
-    rho: float = 0.1
+    rho: float = 0.3
     growth: float = 1.3
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class Pruning(Compression):
 
     strength_unit: ClassVar[str] = "fraction pruned"
 
-    fractions: tuple[float, ...] = (0.8, 0.9, 0.95, 0.98)
+    fractions: tuple[float, ...] = (0.9, 0.95, 0.98)
     scope: Scope = "global"
     rates: tuple[float, ...] = ()
     retrain_epochs: int = 20
