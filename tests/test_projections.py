@@ -20,6 +20,7 @@ from attacks.admm.projections import (
     largest,
     mask_of,
 )
+from attacks.admm.size import stored
 
 KINDS = ("weight", "filter", "column", "channel")
 SHAPES = st.sampled_from([(3, 2), (2, 4), (2, 2, 2), (3, 2, 1, 2), (2, 3, 1, 1)])
@@ -204,3 +205,26 @@ def test_answers_and_inputs_are_no_filters_and_channels_that_go():
     assert list(prunable(net, "weight", 1)) == list(prunable(net, "column", 1)) == every
     assert list(prunable(net, "filter", 1)) == every[:-1]
     assert list(prunable(net, "channel", 1)) == every[1:]
+
+
+@given(values=st.lists(st.sampled_from([0, 0, 0, 0, 1]), max_size=60), bits=st.integers(1, 5))
+def test_the_stored_size_is_that_of_a_code_that_can_be_read(values, bits):
+    cheapest = []
+    for width in range(1, 17):
+        entries, skipped = [], 0
+        for value in values:
+            if value:
+                entries.append((skipped, value))
+                skipped = 0
+            elif skipped == 2**width - 1:
+                entries.append((skipped, 0))
+                skipped = 0
+            else:
+                skipped += 1
+        read = [one for gap, value in entries for one in [0] * gap + [value]]
+        assert read + [0] * skipped == values
+        # Bridges behind the last weight tell nothing.
+        while entries and not entries[-1][1]:
+            entries.pop()
+        cheapest.append(len(entries) * (bits + width))
+    assert stored(torch.tensor(values).float(), bits) == (bits * sum(values), min(cheapest))
