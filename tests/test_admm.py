@@ -54,11 +54,11 @@ def exactly(objective):
 @settings(max_examples=10)
 def test_a_convex_quadratic_in_a_box_comes_to_its_minimum(seed, growth):
     chance = np.random.default_rng(seed)
-    a, b = chance.standard_normal((6, 4)), 3 * chance.standard_normal(6)
+    a, b = chance.standard_normal((40, 4)) / 40**0.5, 3 * chance.standard_normal(40)
     matrix, wanted = torch.from_numpy(a), torch.from_numpy(b)
     model = line(chance.standard_normal(4))
     box = {"weight": lambda weight: weight.clamp(-0.5, 0.5)}
-    course = admm(model, box, exactly(lambda w: (matrix @ w - wanted).square().sum() / 2), Schedule(150, 1.0, growth))
+    course = admm(model, box, exactly(lambda w: (matrix @ w - wanted).square().sum() / 2), Schedule(60, 1.0, growth))
     known = lsq_linear(a, b, bounds=(-0.5, 0.5), tol=1e-12).x
     np.testing.assert_allclose(model.weight.detach().numpy().ravel(), known, atol=1e-4)
     assert course.residuals[-1]["weight"] < 1e-4
