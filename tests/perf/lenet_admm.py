@@ -138,7 +138,7 @@ def pruned(bench: Bench, attack: AdmmPrune, setting: str) -> torch.nn.Module:
 
 
 def one_shot(bench: Bench, attack: AdmmPrune, setting: str) -> None:
-    """The same weights' number by magnitude at once, and all of the epochs for training with the zeros held."""
+    """Cut to as many weights at once, and spend all of the epochs on training with the zeros held."""
     model = models.rebuild(models.describe(bench.dense), bench.dense.state_dict())
     ((_, projections),) = attack.plans(model, bench.task)
     epochs, start = attack.iterations * attack.epochs + attack.retrain_epochs, time.perf_counter()
