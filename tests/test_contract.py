@@ -11,6 +11,8 @@ import holding
 import pytest
 from plugins import misbehaving
 
+from attacks.admm_prune import AdmmPrune, AdmmStructured
+from attacks.admm_quantize import AdmmPruneQuantize, AdmmQuantize
 from attacks.channel_prune import ChannelPrune, ChannelShift
 from attacks.distill import Distill
 from attacks.extract_hard import ExtractHard, Retrain
@@ -40,6 +42,10 @@ from defenses.uchida import Uchida
 
 # Attacks whose defaults take long, with few epochs.
 QUICK = {
+    "admm-prune": AdmmPrune(fractions=(0.9,), iterations=2, epochs=1, retrain_epochs=1),
+    "admm-structured": AdmmStructured(fractions=(0.5,), iterations=2, epochs=1, retrain_epochs=1),
+    "admm-quantize": AdmmQuantize(bits=(2,), iterations=2, epochs=1, snapped=0.8),
+    "admm-prune-quantize": AdmmPruneQuantize(fractions=(0.9,), iterations=2, epochs=1, retrain_epochs=1, snapped=0.8),
     "channel-prune": ChannelPrune(fractions=(0.3,), retrain_epochs=1),
     "channel-shift": ChannelShift(most=3, retrain_epochs=1),
     "scratch": Scratch(epochs=2),

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import models
+from attacks.admm_prune import AdmmPrune
+from attacks.admm_quantize import AdmmPruneQuantize, AdmmQuantize
 from attacks.distill import Distill
 from attacks.extract_hard import ExtractHard, Retrain
 from attacks.fine_tune import FineTune
@@ -31,6 +33,9 @@ ATTACKS = [
     Retrain(epochs=3, every=1),
     MagnitudePrune(),
     MagnitudePrune(fractions=(0.5, 0.6), retrain_epochs=1),
+    AdmmPrune(fractions=(0.5, 0.6), iterations=2, epochs=1, retrain_epochs=1),
+    AdmmQuantize(bits=(2, 1), iterations=2, epochs=1, snapped=1.0),
+    AdmmPruneQuantize(fractions=(0.9,), iterations=2, epochs=1, retrain_epochs=1, snapped=1.0),
     *(FineTune(variant=variant, epochs=3, every=2) for variant in ("FTLL", "FTAL", "RTLL", "RTAL")),
 ]
 DEFENSES = [

@@ -1,0 +1,104 @@
+"""Drives a checkout of github.com/bzantium/pytorch-admm-pruning, whose code stays where the user has it."""
+
+from __future__ import annotations
+
+import argparse
+import collections.abc
+import contextlib
+import importlib
+import importlib.util
+import io
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import torch
+
+import models
+
+# Its modules, in its own names, and our layers in the order of its weights.
+MODULES = ("main", "model", "optimizer", "utils")
+LAYERS = {"conv1": "conv1", "conv2": "conv2", "hidden": "fc1", "head": "fc2"}
+
+
+class Batches:
+    """Shuffled batches of a split, as its loops take them from a DataLoader; what fills no batch is left out."""
+
+    def __init__(self, split, size: int, seed: int) -> None:
+        self.split, self.size, self.dataset = split, size, split
+        self.order = torch.Generator().manual_seed(seed)
+
+    def __iter__(self):
+        rows = torch.randperm(len(self.split), generator=self.order)
+        for start in range(0, len(rows) // self.size * self.size, self.size):
+            chosen = rows[start : start + self.size]
+            yield self.split.inputs.batch(chosen), self.split.y[chosen]
+
+
+@contextlib.contextmanager
+def imported(folder: Path):
+    """Its `main` module; what it expects of older libraries stands in for the time being."""
+    older = types.ModuleType("torch._six")
+    older.container_abcs = collections.abc
+    standing = {"torch._six": older}
+    if importlib.util.find_spec("tqdm") is None:
+        bar = types.ModuleType("tqdm")
+        bar.tqdm = lambda batches: batches
+        standing["tqdm"] = bar
+    saved = {name: sys.modules.pop(name, None) for name in (*MODULES, *standing)}
+    sys.modules.update(standing)
+    sys.path.insert(0, str(folder))
+    try:
+        yield importlib.import_module("main")
+    finally:
+        sys.path.remove(str(folder))
+        for name, module in saved.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
+
+
+def run(bench, folder: Path, rates: tuple[float, ...], epochs: int, retrain_epochs: int) -> None:
+    """Prune our dense net with its functions, one epoch an iteration as it does, and note what is left.
+
+    Its own pretraining is left out; Adam at its default rate, 1e-3, batches of 64. It tests after each epoch, here on
+    nothing but one batch, so that the seconds are those of training.
+    """
+    with imported(folder) as theirs:
+        net = theirs.LeNet()
+        for ours, name in LAYERS.items():
+            net.get_submodule(name).load_state_dict(models.layer(bench.dense, ours).state_dict())
+        args = argparse.Namespace(
+            percent=list(rates), rho=1e-2, alpha=5e-4, l1=False, l2=False,
+            num_pre_epochs=0, num_epochs=epochs, num_re_epochs=retrain_epochs,
+        )  # fmt: skip
+        residuals = {}
+
+        def record(model, x, z):
+            for name, one, other in zip(LAYERS, x, z, strict=True):
+                residuals[name] = float((one - other).norm() / one.norm())
+
+        theirs.print_convergence = record
+        optimizer = theirs.PruneAdam(net.named_parameters(), lr=1e-3, eps=1e-8)
+        batches, few = Batches(bench.train, 64, bench.seed), Batches(bench.test.take(64), 64, bench.seed)
+        start = time.perf_counter()
+        # What it prints for each batch and epoch is of no use here.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            theirs.train(args, net, torch.device("cpu"), batches, few, optimizer)
+            mask = theirs.apply_prune(net, torch.device("cpu"), args)
+            before = bench.accuracy(net)
+            theirs.retrain(args, net, mask, torch.device("cpu"), batches, few, optimizer)
+        seconds = time.perf_counter() - start
+    model = models.build("lenet5", 10, (1, 28, 28))
+    for ours, name in LAYERS.items():
+        models.layer(model, ours).load_state_dict(net.get_submodule(name).state_dict())
+    named = {"versions": {"third_party": _commit(folder)}}
+    bench.add("bzantium/pytorch-admm-pruning", "71.2x", model.eval(), before=before, residuals=residuals,
+              seconds=seconds, epochs=epochs + retrain_epochs, **named)  # fmt: skip
+
+
+def _commit(folder: Path) -> str:
+    found = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
