@@ -47,14 +47,14 @@ class _LinearForgery(AmbiguityAttack):
 
         Figures: `margin`, the mean of |X w| over the norm of w; `bit_error` as the forger reads it; `row_norm_z`, by
         how many standard errors the mean square of a row lies above M; `log10_p_normal`, of a Kolmogorov-Smirnov test
-        of all entries against N(0, 1). The last two mean something where rows are drawn from N(0, 1).
+        of all entries against N(0, 1). The last two are told where entries are drawn from it.
         """
         scheme, task, model = target.scheme, trainer.task, target.copy()
         drawn = scheme.completed(scheme.draw(task, trainer.stream.child("key", scheme.name)), model, task)
         vector = scheme.carried(drawn, model)
         made = self._made(drawn.tensor("projection"), drawn.tensor("message"), vector)
         key = drawn.redraw(Key({"projection": made}), ("projection",))
-        return Forgery(key, model, _told(made, drawn.tensor("message"), vector))
+        return Forgery(key, model, _told(made, drawn.tensor("message"), vector, normal=scheme.rows == "any"))
 
     def _made(self, projection: Tensor, message: Tensor, vector: Tensor) -> Tensor:
         """The forged projection, float32 of the drawn one's shape (T, M)."""
@@ -99,13 +99,15 @@ class LeastNorm(_LinearForgery):
         return (x + torch.outer(wanted - x @ w, w) / w.square().sum()).float()
 
 
-def _told(projection: Tensor, message: Tensor, vector: Tensor) -> dict[str, float]:
+def _told(projection: Tensor, message: Tensor, vector: Tensor, *, normal: bool) -> dict[str, float]:
     x, w = projection.double(), vector.double()
     read, (rows, length) = x @ w, projection.shape
-    p = float(stats.kstest(x.flatten().numpy(), "norm").pvalue)
-    return {
+    found = {
         "margin": float(read.abs().mean() / w.norm()) if bool(w.any()) else 0.0,
         "bit_error": float(((read >= 0).long() != message).double().mean()),
-        "row_norm_z": float((x.square().sum(1).mean() - length) / math.sqrt(2.0 * length / rows)),
-        "log10_p_normal": math.log10(max(p, np.finfo(float).tiny)),
     }
+    if normal:
+        p = float(stats.kstest(x.flatten().numpy(), "norm").pvalue)
+        found["row_norm_z"] = float((x.square().sum(1).mean() - length) / math.sqrt(2.0 * length / rows))
+        found["log10_p_normal"] = math.log10(max(p, np.finfo(float).tiny))
+    return found
