@@ -71,7 +71,7 @@ class TransferableTriggers(AmbiguityAttack):
         start: as for `fitted-triggers`.
         models: that the forger trains, at least 2; 10 in the source.
         held_out: of them, how many give no gradient and judge instead, at least 1 and fewer than all; 3 in the source.
-        epochs: of each of their trainings.
+        own_epochs: of each of their trainings.
         budget: most that a raw number may change, as a share of its range, in (0, 1]; 16/255 in the source.
         steps: down the gradient; 100 in the source.
         tries: for each trigger.
@@ -86,17 +86,17 @@ class TransferableTriggers(AmbiguityAttack):
     start: Start = "drawn"
     models: int = 6
     held_out: int = 2
-    epochs: int = 60
+    own_epochs: int = 60
     budget: float = 0.3
     steps: int = 100
     tries: int = 2
 
     def __post_init__(self) -> None:
         require_steps(self.budget, self.steps)
-        if not 1 <= self.held_out < self.models or min(self.epochs, self.tries) < 1:
+        if not 1 <= self.held_out < self.models or min(self.own_epochs, self.tries) < 1:
             raise ValueError(
-                "expected 1 <= held_out < models, epochs >= 1 and tries >= 1, "
-                f"got {self.held_out}, {self.models}, {self.epochs} and {self.tries}"
+                "expected 1 <= held_out < models, own_epochs >= 1 and tries >= 1, "
+                f"got {self.held_out}, {self.models}, {self.own_epochs} and {self.tries}"
             )
 
     def against(self, scheme: Defense) -> str | None:
@@ -105,7 +105,7 @@ class TransferableTriggers(AmbiguityAttack):
 
     def stages(self) -> tuple[Stage, ...]:
         """The forger's own models."""
-        return (OwnModels(self.models, self.epochs),)
+        return (OwnModels(self.models, self.own_epochs),)
 
     def effort(self, task: Task) -> Effort:
         """One pass of all triggers through each model that gives a gradient, for each step and try."""

@@ -52,7 +52,7 @@ QUICK = {
     "retrain": Retrain(epochs=2, every=1),
     "overwrite": Overwrite(epochs=2),
     "fitted-triggers": FittedTriggers(steps=3),
-    "transferable-triggers": TransferableTriggers(models=2, held_out=1, epochs=1, steps=2, tries=2),
+    "transferable-triggers": TransferableTriggers(models=2, held_out=1, own_epochs=1, steps=2, tries=2),
     "grind": Grind(trials=5),
     "chain-grind": ChainGrind(trials=50),
     "passport-affine": PassportAffine(epochs=2),

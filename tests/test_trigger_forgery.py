@@ -115,7 +115,7 @@ def test_fitting_keeps_to_budget_and_range(task, seed, budget, steps):
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-FALSE = TransferableTriggers(start="own", models=3, held_out=1, epochs=20, budget=0.5, steps=20, tries=2)
+FALSE = TransferableTriggers(start="own", models=3, held_out=1, own_epochs=20, budget=0.5, steps=20, tries=2)
 
 
 @pytest.fixture(scope="module")
