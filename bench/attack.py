@@ -21,6 +21,7 @@ Data = Literal["none", "inputs", "labels"]
 AttackClass = Literal["none", "in-place", "reparametrisation", "extraction"]
 Kind = Literal["none", "removal", "ambiguity"]
 Knowledge = Literal["none", "scheme", "insider"]
+TimeModel = Literal["after the fact", "committed before"]
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,17 @@ class Forgery(NamedTuple):
 
 @dataclass(frozen=True)
 class AmbiguityAttack(Attack):
-    """Makes a second, false proof: it knows the scheme (`target.scheme`), the release and the model."""
+    """Makes a second, false proof: it knows the scheme (`target.scheme`), the release and the model.
+
+    Attributes:
+        time_model: `after the fact` where the completed key depends on the model of the claim, or on the one from which
+            its maker got that: a commitment to it cannot be older than the publication. `committed before` where
+            nothing of the key does, so that the forger can have committed to it before that model was there.
+    """
 
     kind: ClassVar[Kind] = "ambiguity"
     knowledge: ClassVar[Knowledge] = "scheme"
+    time_model: ClassVar[TimeModel] = "after the fact"
 
     def forge(self, target: Target, trainer: AttackerTrainer) -> Forgery:
         """A forged key, and the model on which it is claimed."""
@@ -168,13 +176,16 @@ class InsiderForgery(Insider, AmbiguityAttack):
 class DecoyAttack(Attack):
     """Draws fresh keys, completed with the owner's facts, and takes the best.
 
-    The harness does the drawing where the key is, so that no attacking process holds the facts.
+    The harness does the drawing where the key is, so that no attacking process holds the facts. What is drawn depends
+    on no model, and the facts stand for those that a forger would have learnt elsewhere.
 
     Attributes:
+        time_model: as for `AmbiguityAttack`; of a thousand keys each would have to be committed to.
         decoys: how many.
     """
 
     kind: ClassVar[Kind] = "ambiguity"
+    time_model: ClassVar[TimeModel] = "committed before"
     access: ClassVar[Access] = "none"
     knowledge: ClassVar[Knowledge] = "scheme"
     decoys: int = field(default=1000)

@@ -228,6 +228,36 @@ class ChannelRate(Defense):
         }
         return Evidence(right, binomial_tail(right, len(message), 0.5), figures)
 
+    # For forgeries (attacks/forging/offers.py)
+
+    def withheld(self) -> str | None:
+        """Nothing is learnt while protecting."""
+        return None
+
+    def completed(self, key: Key, model: nn.Module, task: Task) -> Key:
+        """The key as it was drawn."""
+        del model, task
+        return key
+
+    def illegible(self) -> str | None:
+        """Any widths say some message."""
+        return None
+
+    def read_off(self, key: Key, suspect: Suspect, task: Task) -> Key:
+        """The key with the message that the suspect's widths say in its order of layers.
+
+        Raises:
+            Unreadable: another number of layers, or one that cannot be followed.
+        """
+        plain = _plain(task.model, task.classes, task.shape).layers
+        try:
+            found = dict(zip(plain, widths(suspect.module), strict=True))
+        except ValueError as error:
+            raise Unreadable(str(error)) from error
+        cells = self.cells(task)
+        read = {layer: cells[layer].symbol(found[layer]) for layer in self.symbols(key, task)}
+        return key.redraw(Key({"message": torch.tensor(self._bits(read, cells))}), ("message",))
+
     def _bits(self, read: Mapping[str, int], cells: Mapping[str, Cells]) -> list[int]:
         """The message in the symbols of the layers, corrected where there is a code."""
         code, sizes = self._code(cells), [cells[layer].bits for layer in read]

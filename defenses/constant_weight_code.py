@@ -137,6 +137,22 @@ class ThresholdMark(KeyedWeights):
         facts = {"t0": low, "t1": high, **change, "embedding_on_threshold": float(exact)}
         return Protected(model, key.complete(**facts, **reference_of(model)))
 
+    def carried(self, key: Key, model: nn.Module) -> Tensor:
+        """All weights that positions count, (N,); Unreadable without the layers."""
+        return Carrier.parse(key.text("carrier")).read(model).float().cpu()
+
+    def completed(self, key: Key, model: nn.Module, task: Task) -> Key:
+        """A drawn key with the model as its reference, and thresholds as if its least one and largest zero were those.
+
+        A projection leaves some ones at T1 and some zeros at T0.
+        """
+        del task
+        chosen, ones = self.carried(key, model)[key.tensor("positions")].abs(), self.ones(key)
+        low, high = (float(part.max() if part.numel() else 0.0) for part in (chosen[~ones], -chosen[ones]))
+        exact = int(((chosen == low) | (chosen == -high)).sum())
+        facts = {"t0": low, "t1": -high, "embedding_on_threshold": float(exact)}
+        return key.complete(**facts, **self.unchanged(key, model))
+
 
 @dataclass(frozen=True)
 class ConstantWeightCode(ThresholdMark):

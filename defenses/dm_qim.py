@@ -15,6 +15,7 @@ from bench.defense import Protected
 from bench.evidence import Evidence
 from bench.key import Key
 from bench.stream import Stream
+from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
 from defenses.weights.keyed_weights import Carrier, PlainBits
@@ -68,12 +69,32 @@ class DmQim(PlainBits):
 
     def evidence(self, weights: Tensor, key: Key, module: nn.Module) -> Evidence:
         """Bits by the nearer lattice; binomial with rate 1/2, since the message is uniform."""
+        return self.agreement(self._read(weights, key), key)
+
+    def completed(self, key: Key, model: nn.Module, task: Task) -> Key:
+        """A drawn key with the step for the model's weights, and the model as its reference."""
+        del task
+        step = self.step * float(Carrier.parse(key.text("carrier")).read(model).double().std())
+        return key.complete(step=step, **self.unchanged(key, model))
+
+    def illegible(self) -> str | None:
+        """Any message is as good as another."""
+        return None
+
+    def read_off(self, key: Key, suspect: Suspect, task: Task) -> Key:
+        """The key with the message of the nearer lattices of its dither; raises Unreadable without the layers."""
+        del task
+        weights = Carrier.parse(key.text("carrier")).read(suspect.module).cpu()
+        message = torch.from_numpy(self._read(weights[key.tensor("positions")], key).astype(np.int64))
+        return key.redraw(Key({"message": message}), ("message",))
+
+    def _read(self, weights: Tensor, key: Key) -> np.ndarray:
         coefficients = self._forward(weights)
         dither, step = key.tensor("dither").numpy(), float(key.facts["step"])  # type: ignore[arg-type]
         zero, one = (
             np.abs(coefficients - lattice(coefficients, np.full(self.bits, bit), dither, step)) for bit in (0, 1)
         )
-        return self.agreement(one < zero, key)
+        return one < zero  # type: ignore[no-any-return]
 
     def _forward(self, weights: Tensor) -> np.ndarray:
         sampled = weights.detach().double().cpu().numpy()

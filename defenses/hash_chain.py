@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.defense import Protected
 from bench.evidence import Evidence
@@ -39,8 +39,7 @@ class HashChain(TrainedIn):
     def draw(self, task: Task, stream: Stream) -> Key:
         """The seed, uint8 of shape (32,)."""
         del task
-        seed = np.frombuffer(stream.child("seed").bytes(SEED_BYTES), dtype=np.uint8)
-        return Key({"seed": torch.from_numpy(seed.copy())})
+        return Key({"seed": _bytes(stream.child("seed").bytes(SEED_BYTES))})
 
     def protect(self, trainer: OwnerTrainer, key: Key) -> Protected:
         """Train with the chain's triggers appended to each batch; the seed is all that the owner keeps."""
@@ -49,6 +48,21 @@ class HashChain(TrainedIn):
     def verify(self, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
         """The chain's triggers that get their label; binomial with rate 1/K."""
         return right_answers(suspect, self.derived(key, trainer.task), trainer)
+
+    # For forgeries (attacks/forging/offers.py)
+
+    def withheld(self) -> str | None:
+        """The seed is all there is."""
+        return None
+
+    def completed(self, key: Key, model: nn.Module, task: Task) -> Key:
+        """The key as it was drawn."""
+        del model, task
+        return key
+
+    def advanced(self, key: Key, links: int) -> Key:
+        """The key whose triggers begin so many links later in this one's chain; its seed is the link before them."""
+        return key.redraw(Key({"seed": _bytes(advance(key.tensor("seed").cpu().numpy().tobytes(), links))}), ("seed",))
 
     def derived(self, key: Key, task: Task) -> Key:
         """The triggers of the seed: `inputs` (T, …) as the model takes them, `labels` int64 (T,)."""
@@ -64,6 +78,18 @@ def links(seed: bytes, count: int) -> Iterator[bytes]:
     for _ in range(count):
         link = hashlib.sha256(link).digest()
         yield link
+
+
+def advance(seed: bytes, count: int) -> bytes:
+    """Link h_(count - 1) of a seed's chain: as a seed it has the links from h_count on; the seed itself for 0."""
+    link = seed
+    for _ in range(count):
+        link = hashlib.sha256(link).digest()
+    return link
+
+
+def _bytes(content: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
 
 
 def raw_input(link: bytes, task: Task) -> Tensor:

@@ -157,11 +157,7 @@ class TicketQr(SparseMask):
         """
         found = self._sites(trainer.task)
         patterns = {name: kernel_pattern(masks[name]).cpu() for name in found}
-        wanted = self.wanted(key)
-        if self.placement == "keyed":
-            window = window_at(int(key.drawn["place"]), found)  # type: ignore[arg-type]
-        else:
-            (window,) = most_similar(patterns, torch.tensor(wanted)[None], self._compared)
+        wanted, window = self.wanted(key), self._window(key, found, patterns)
         chance = trainer.stream.child("ticket-qr", "weights").numpy()
         layer = masks[window.layer].clone()
         if self.flavour == "code":
@@ -172,6 +168,12 @@ class TicketQr(SparseMask):
         marked = dict(masks) | {window.layer: layer}
         place = torch.tensor([list(masks).index(window.layer), window.row, window.column, self.side])
         return marked, key.complete(**self._facts(marked, place, patterns))
+
+    def _window(self, key: Key, found: dict[str, tuple[int, int]], patterns: dict[str, Tensor]) -> Window:
+        if self.placement == "keyed":
+            return window_at(int(key.drawn["place"]), found)  # type: ignore[arg-type]
+        (window,) = most_similar(patterns, torch.tensor(self.wanted(key))[None], self._compared)
+        return window
 
     def pattern(self, key: Key) -> Tensor:
         """What a key's code asks of each kernel: 1 to live, 0 not to, -1 for neither; int64 of shape (side, side)."""
@@ -190,6 +192,33 @@ class TicketQr(SparseMask):
         masks = {name: weight != 0 for name, weight in prunable(model, self.layers).items()}
         patterns = {name: kernel_pattern(masks[name]).cpu() for name in self._sites(task)}
         return key.complete(**self._facts(masks, window.cpu(), patterns), **reference_of(model))
+
+    # For forgeries that hold no part of a key (attacks/forging/offers.py)
+
+    def withheld(self) -> str | None:
+        """Window, size and reference can be told of any model."""
+        return None
+
+    def completed(self, key: Key, model: nn.Module, task: Task) -> Key:
+        """A drawn key with the window that `marked` would choose in the model; what is zero in it counts as pruned."""
+        found = self._sites(task)
+        weights = prunable(model, self.layers)
+        patterns = {name: kernel_pattern(weights[name] != 0).cpu() for name in found}
+        window = self._window(key, found, patterns)
+        place = torch.tensor([list(weights).index(window.layer), window.row, window.column, self.side])
+        return self.claimed(key, model, place, task)
+
+    def illegible(self) -> str | None:
+        """Only with a pad is any pattern a code."""
+        return None if self.flavour == "keyed" else f"hardly a pattern is the code of a text in {self.label}: see grind"
+
+    def read_off(self, key: Key, suspect: Suspect, task: Task) -> Key:
+        """The key with the pad that makes of its code the pattern in the suspect's window; Unreadable as `verify`."""
+        masks = self.read(suspect.module, task, int(key.facts["size"]))  # type: ignore[arg-type]
+        window = window_of(key)
+        pattern = window.of(kernel_pattern(masks[window.layer]).cpu(), self.side).numpy()
+        data = ~qr_pattern.function_patterns(self.version)
+        return key.redraw(Key({"pad": torch.from_numpy((pattern ^ self.code(key))[data].astype(np.int64))}), ("pad",))
 
     def _facts(self, masks: Masks, window: Tensor, patterns: dict[str, Tensor]) -> dict[str, Tensor | str | int]:
         facts: dict[str, Tensor | str | int] = {

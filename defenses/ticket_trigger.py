@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from torch import Tensor
+
 from bench.defense import Protected
 from bench.effort import Effort, of_training
 from bench.errors import Unreadable
 from bench.evidence import Evidence, any_of
 from bench.key import Key
+from bench.split import Split
 from bench.stream import Stream
 from bench.suspect import Suspect
 from bench.task import Task
@@ -60,6 +63,33 @@ class TicketTrigger(TicketQr):
         inputs = task.noise(self.triggers, stream.child("inputs"))
         labels = uniform_labels(task, self.triggers, stream.child("labels"))
         return Key({**super().draw(task, stream).drawn, "inputs": inputs, "labels": labels})
+
+    # For forgeries (attacks/forging/offers.py): the code is the better claim, unless triggers alone can be queried.
+
+    @property
+    def taken(self) -> bool:
+        """Triggers are noise."""
+        return False
+
+    def illegible(self) -> str | None:
+        """Answers to triggers can be read off whatever the code is."""
+        return None
+
+    def read_off(self, key: Key, suspect: Suspect, task: Task) -> Key:
+        """The key with the suspect's answers as labels; where there is a pad, with that of the code as well."""
+        if self.flavour == "keyed":
+            key = super().read_off(key, suspect, task)
+        return key.redraw(Key({"labels": suspect.answers(key.tensor("inputs")).cpu()}), ("labels",))
+
+    def started(self, key: Key, known: Split, task: Task) -> tuple[Tensor, Tensor]:
+        """The drawn triggers and labels."""
+        del known, task
+        return key.tensor("inputs"), key.tensor("labels")
+
+    def with_triggers(self, key: Key, inputs: Tensor, labels: Tensor, known: Split, task: Task) -> Key:
+        """A drawn key with other triggers and labels."""
+        del known, task
+        return key.redraw(Key({"inputs": inputs, "labels": labels}), ("inputs", "labels"))
 
     def protect(self, trainer: OwnerTrainer, key: Key) -> Protected:
         """Write the code into the ticket's mask, and train what is left with triggers appended to each batch."""

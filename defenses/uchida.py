@@ -113,6 +113,38 @@ class Uchida(Defense):
         counted = {f"{key.text('layer')}.weight": key.tensor("projection")}
         return readings(suspect, key, lambda model: _read(model, key), counted, canonical=self.canonical)
 
+    # For forgeries (attacks/forging/offers.py)
+
+    def withheld(self) -> str | None:
+        """Anybody can keep a copy of what is published."""
+        return None
+
+    def completed(self, key: Key, model: nn.Module, task: Task) -> Key:
+        """A drawn key with the model as its reference."""
+        del task
+        return key.complete(**reference_of(model))
+
+    def illegible(self) -> str | None:
+        """Any message is as good as another."""
+        return None
+
+    def read_off(self, key: Key, suspect: Suspect, task: Task) -> Key:
+        """The key with the message that the suspect says under its projection; KeyError without the layer."""
+        del task
+        read = _bits(key.tensor("projection"), self.carried(key, suspect.module))
+        return key.redraw(Key({"message": read}), ("message",))
+
+    @property
+    def rows(self) -> Literal["any", "either-sign", "fixed"]:
+        """Normal numbers may be any; pairs may change places; single weights count as they are."""
+        forms: dict[str, Literal["any", "either-sign", "fixed"]]
+        forms = {"random": "any", "diff": "either-sign", "direct": "fixed"}
+        return forms[self.projection]
+
+    def carried(self, key: Key, model: nn.Module) -> Tensor:
+        """The mean filter of the layer in the key, float32 (M,); KeyError without the layer."""
+        return mean_filter(_convolution(model, key.text("layer"))).detach().cpu()
+
 
 def _read(model: nn.Module, key: Key) -> Evidence:
     projection, message = key.tensor("projection"), key.tensor("message")
@@ -123,10 +155,14 @@ def _read(model: nn.Module, key: Key) -> Evidence:
     weights = mean_filter(carrier).detach().cpu()
     if len(weights) != projection.shape[1]:
         return Evidence.unreadable(f"expected {projection.shape[1]} weights in the mean filter, got {len(weights)}")
-    read = (projection @ weights >= 0).long()
+    read = _bits(projection, weights)
     right = int((read == message).sum())
     error_rate = 1.0 - right / len(message)
     return Evidence(right, binomial_tail(right, len(message), 0.5), {"bit_error": error_rate})
+
+
+def _bits(projection: Tensor, weights: Tensor) -> Tensor:
+    return (projection @ weights >= 0).long()
 
 
 def mean_filter(convolution: Convolution) -> Tensor:

@@ -17,6 +17,7 @@ from attacks.channel_prune import ChannelPrune, ChannelShift
 from attacks.distill import Distill
 from attacks.extract_hard import ExtractHard, Retrain
 from attacks.fine_tune import FineTune
+from attacks.grinding import ChainGrind, Grind
 from attacks.magnitude_prune import MagnitudePrune
 from attacks.overwrite import Overwrite
 from attacks.passport_affine import PassportAffine
@@ -27,6 +28,8 @@ from attacks.scratch import Scratch
 from attacks.ticket_growth import DenseRetrain, Regrow
 from attacks.ticket_user import LockedUser, TicketUnlock
 from attacks.transfer import Transfer
+from attacks.transferable_triggers import TransferableTriggers
+from attacks.trigger_forgery import FittedTriggers
 from attacks.widening import DeadChannels
 from bench import contract
 from bench.contract import attacks, defenses, forgeries, memory, secrecy
@@ -54,6 +57,10 @@ QUICK = {
     "extract-hard": ExtractHard(epochs=2, every=1),
     "retrain": Retrain(epochs=2, every=1),
     "overwrite": Overwrite(epochs=2),
+    "fitted-triggers": FittedTriggers(steps=3),
+    "transferable-triggers": TransferableTriggers(models=2, held_out=1, own_epochs=1, steps=2, tries=2),
+    "grind": Grind(trials=5),
+    "chain-grind": ChainGrind(trials=50),
     "passport-affine": PassportAffine(epochs=2),
     "passport-reverse": PassportReverse(epochs=2),
     "passport-maximise": PassportMaximise(epochs=2),
@@ -100,6 +107,7 @@ def every_attack():
     yield MagnitudePrune(fractions=(0.5,), scope="layer", retrain_epochs=1)
     yield Reparametrise(moves=("rescale", "sign-flip"), spread=2.0)
     yield DeadChannels(hide="pairs")
+    yield FittedTriggers(start="own", steps=2)
     yield ChannelPrune(fractions=(0.3,), choice="random", importance="scale", retrain_epochs=0)
     yield misbehaving.FreeMessage()
     yield misbehaving.Insider()

@@ -238,7 +238,7 @@ def test_one_job_of_each_kind_of_every_shipped_suite_runs(name):
             inputs = {r: run(whole.jobs[i.job]).products[i.channel] for r, i in job.inputs.items()}
             spec = dict(job.spec)
             params = dict(spec.get("plugin", {}).get("params", {}))
-            for name in params.keys() & {"epochs", "every", "retrain_epochs"}:
+            for name in params.keys() & {"epochs", "every", "retrain_epochs", "steps", "trials"}:
                 params[name] = min(params[name], 1)
             if "fractions" in params:
                 params["fractions"] = params["fractions"][-1:]

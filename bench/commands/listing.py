@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from bench import data, parameters
-from bench.attack import Attack, RemovalAttack
+from bench.attack import AmbiguityAttack, Attack, DecoyAttack, RemovalAttack
 from bench.defense import Defense
 from bench.errors import unknown
 from bench.planning import suite
@@ -62,6 +62,8 @@ def _traits(cls: type[Any]) -> Iterable[str]:
     if issubclass(cls, Attack):
         kind = cls.attack_class if issubclass(cls, RemovalAttack) and cls.kind == "removal" else cls.kind
         yield f"{kind}, access {cls().access_used()}, data {cls().data_used()}, knowledge {cls.knowledge}"
+    if issubclass(cls, AmbiguityAttack | DecoyAttack):
+        yield f"key {cls.time_model}"
     if cls.source:
         yield cls.source
 

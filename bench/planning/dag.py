@@ -155,7 +155,8 @@ class JobPlanner:
         roots: list[tuple[Plugin, tuple[str, ...]]] = [(attack, ("*",))]
         if knows:
             spec["scheme"] = self._spec(defense, judged_too=False)
-            roots.append((defense, _METHODS["decoys"] + _METHODS["protect"]))
+            # An attack that knows the scheme may call whatever it offers.
+            roots.append((defense, ("*",)))
         part = attack.part if isinstance(attack, Insider) else None
         if part is not None:
             key = {"key": Input(self.protect(defense), "secret")}

@@ -7,12 +7,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import images, solids
 from bench.key import Key
 from bench.split import Split
 from bench.stream import Stream
+from bench.suspect import Suspect
 from bench.task import Task
 from bench.trainer import OwnerTrainer
 from defenses.triggers.answers import TRUE, targets, uniform_labels
@@ -119,6 +120,49 @@ class ChosenTriggers(TriggerScheme):
             inputs = pasted(inputs, key.tensor("patches"), key.tensor("places"))
         return rest, key.complete(inputs=inputs, **{TRUE: taken.y.cpu()})
 
+    # For forgeries (attacks/forging/offers.py)
+
+    def withheld(self) -> str | None:
+        """Images of a parameter are a secret of their own."""
+        if self.files():
+            return f"the triggers of {self.label} are made of the owner's files, of which an attacker has none"
+        return None
+
+    def completed(self, key: Key, model: nn.Module, task: Task) -> Key:
+        """A key with its triggers as it is: nothing is learnt from a model."""
+        del model, task
+        return key
+
+    def illegible(self) -> str | None:
+        """Triggers that are taken from data have true labels, which a model says."""
+        return f"the triggers of {self.label} are taken from somebody's data: see own-triggers" if self.taken else None
+
+    def read_off(self, key: Key, suspect: Suspect, task: Task) -> Key:
+        """The key with the suspect's answers to its triggers as their labels."""
+        del task
+        return key.redraw(Key({"labels": suspect.answers(key.tensor("inputs")).cpu()}), ("labels",))
+
+    def started(self, key: Key, known: Split, task: Task) -> tuple[Tensor, Tensor]:
+        """Triggers of a drawn key: its own; or the first of the data, with its patches and its wrong labels."""
+        if not self.taken:
+            return key.tensor("inputs"), key.tensor("labels")
+        used = known.take(min(self.triggers, len(known)))
+        inputs, true = used.x.cpu(), used.y.cpu()
+        if self.inputs == "patch":
+            inputs = pasted(inputs, key.tensor("patches"), key.tensor("places"))
+        return inputs, (true + key.tensor("labels")[: len(true)]) % task.classes
+
+    def with_triggers(self, key: Key, inputs: Tensor, labels: Tensor, known: Split, task: Task) -> Key:
+        """A drawn key with other triggers and labels; wrong labels where they are taken from data, patches cut out."""
+        if not self.taken:
+            return key.redraw(Key({"inputs": inputs, "labels": labels}), ("inputs", "labels"))
+        true, steps = known.take(len(inputs)).y.cpu(), key.tensor("labels").clone()
+        steps[: len(true)] = (labels - true) % task.classes
+        fresh: dict[str, Tensor] = {"labels": steps}
+        if self.inputs == "patch":
+            fresh["patches"] = cut(inputs, key.tensor("patches"), key.tensor("places"))
+        return key.redraw(Key(fresh), tuple(fresh)).complete(inputs=inputs, **{TRUE: true})
+
     def with_targets(self, key: Key, task: Task) -> Key:
         """The triggers of a completed key as training is shown them: `inputs` and the labels that they are to get."""
         return Key({"inputs": key.tensor("inputs"), "labels": targets(key, task)})
@@ -136,6 +180,14 @@ def pasted(inputs: Tensor, patches: Tensor, places: Tensor) -> Tensor:
     for image, patch, (row, column) in zip(made, patches, places.tolist(), strict=False):
         image[:, row : row + side, column : column + side] = patch
     return made
+
+
+def cut(inputs: Tensor, patches: Tensor, places: Tensor) -> Tensor:
+    """The inverse of `pasted`: patches (T, C, S, S), of which the first n are what stands in n images at the places."""
+    found, side = patches.clone(), patches.shape[-1]
+    for patch, image, (row, column) in zip(found, inputs, places.tolist(), strict=False):
+        patch.copy_(image[:, row : row + side, column : column + side])
+    return found
 
 
 def _solids(count: int, points: int, stream: Stream) -> Tensor:

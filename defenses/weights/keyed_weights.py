@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import models
-from bench.canonical import readings
+from bench.canonical import readings, reference_of
 from bench.defense import Defense, KeyKind
 from bench.effort import Effort, of_training
 from bench.errors import Unreadable
@@ -201,6 +201,17 @@ class KeyedWeights(Defense):
     def alternatives(self) -> float:
         """log10 of the number of readings, by which the smallest p is multiplied."""
         return math.log10(2) if self.canonical else 0.0
+
+    # For forgeries (attacks/forging/offers.py)
+
+    def withheld(self) -> str | None:
+        """Anybody can keep a copy of what is published."""
+        return None
+
+    def unchanged(self, key: Key, model: nn.Module) -> dict[str, Any]:
+        """What `protect` would have added, had it changed no weight: the reference, and what `trained` tells."""
+        values = Carrier.parse(key.text("carrier")).read(model)
+        return {**_change(values, values, key.tensor("positions")), **reference_of(model)}
 
     def started(self, trainer: OwnerTrainer) -> nn.Module:
         """The model that the mark is embedded in."""

@@ -1,0 +1,1 @@
+"""What forgeries share: what schemes offer them, and inputs fitted to models."""
