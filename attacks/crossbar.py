@@ -178,15 +178,16 @@ def without_unused(model: nn.Module, masks: Mapping[str, Tensor], purify: float)
         for name, weight in models.weights_of(shadow).items():
             weight.copy_(masks[name])
     while True:
-        chosen = {one.layer: _used(model, one, purify) for one in inner(channels(model))}
-        chosen = {name: used for name, used in chosen.items() if used is not None}
+        layers = inner(channels(model))
+        used = {one.layer: _used(model, one, purify) for one in layers}
+        chosen = {one.layer: used[one.layer] for one in layers if len(used[one.layer]) < one.width}
         if not chosen:
             return model, {name: mask.detach() for name, mask in models.weights_of(shadow).items()}
         model, shadow = reshaped(model, chosen), reshaped(shadow, chosen)
 
 
-def _used(model: nn.Module, one: Inner, purify: float) -> np.ndarray | None:
-    """The channels of a layer that are used, the strongest one at the least; None where all are."""
+def _used(model: nn.Module, one: Inner, purify: float) -> np.ndarray:
+    """The channels of a layer that are used, ascending; the strongest one at the least."""
     made = models.weights_of(model, [one.layer])[one.layer].detach().flatten(1).norm(dim=1)
     read = torch.zeros_like(made)
     for reader in one.readers:
@@ -194,7 +195,8 @@ def _used(model: nn.Module, one: Inner, purify: float) -> np.ndarray | None:
     strength = torch.minimum(made / made.mean(), read.sqrt() / read.sqrt().mean()).nan_to_num(0.0)
     used = strength >= max(purify, torch.finfo(strength.dtype).tiny)
     used[strength.argmax()] = True
-    return None if bool(used.all()) else used.nonzero().flatten().cpu().numpy()
+    found: np.ndarray = used.nonzero().flatten().cpu().numpy()
+    return found
 
 
 def conductances(weight: Tensor, bits: int, on_off: float) -> Pair:

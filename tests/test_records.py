@@ -121,7 +121,7 @@ def test_what_a_surrogate_takes_stands_beside_its_evidence_with_the_ratio_to_the
     # A narrower net has fewer weights of its own; the ratio is to those of the protected one.
     narrow = {"weights": 500.0, "stored_bits": 16000.0, "stored_bits_indexed": 16000.0}
     empty = {"weights": 1000.0, "stored_bits": 0.0, "stored_bits_indexed": 0.0}
-    suite.cell(log10_p=[HELD] * 3, figures={"bit_error": 0.1}, taken=[pruned, narrow, empty], taken_before=before)
+    suite.cell(log10_p=[-20.0] * 3, figures={"bit_error": 0.1}, taken=[pruned, narrow, empty], taken_before=before)
     found = [dict(row["figures"]) for row in rows(suite)]
     assert found[0] == {"bit_error": 0.1, **pruned, "compression": 10.0, "compression_indexed": 5.0}
     assert found[1] == {"bit_error": 0.1, **narrow, "compression": 2.0, "compression_indexed": 2.0}
@@ -131,7 +131,7 @@ def test_what_a_surrogate_takes_stands_beside_its_evidence_with_the_ratio_to_the
 
 def test_figures_of_another_number_of_surrogates_are_a_failed_row() -> None:
     suite = Suite()
-    suite.cell(log10_p=[HELD] * 2, taken=[{"weights": 1.0}])
+    suite.cell(log10_p=[-20.0] * 2, taken=[{"weights": 1.0}])
     (row,) = rows(suite)
     assert (row["status"], row["error_type"]) == ("failed", "MalformedResult")
     assert "1 figures" in row["error"]
