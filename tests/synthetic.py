@@ -116,8 +116,14 @@ class Suite:
         status: Any = "ok",
         figures: dict[str, float] | None = None,
         judged_key: Any = None,
+        taken: list[dict[str, float]] | None = None,
+        taken_before: dict[str, float] | None = None,
     ) -> Cell:
-        """Add a cell and its jobs; lists have one item per surrogate, strengths are 1, 2, …"""
+        """Add a cell and its jobs; lists have one item per surrogate, strengths are 1, 2, …
+
+        `taken` are the figures of what each surrogate takes to store and to run, `taken_before` those of the protected
+        model.
+        """
         values = log10_p if isinstance(log10_p, list) else [log10_p]
         accuracies = accuracy if isinstance(accuracy, list) else [accuracy] * len(values)
         d, a = labelled(defense, defense_params), labelled(attack, attack_params)
@@ -130,12 +136,16 @@ class Suite:
         jobs["protected"] = jobs["clean"]
         if kind != "control":
             jobs["protected"] = self.job("measure", f"measure {at}", {"accuracy": [protected]}, (protect,))
+            if taken_before:
+                self.entries[jobs["protected"]]["result"]["figures"] = [taken_before]
         if decoys is not None:
             found = {"statistic": [-p for p in decoys], "log10_p": decoys}
             jobs["decoys"] = self.job("decoys", f"decoys {a} of {at}", found, (protect,), 3.0)
         else:
             evidence = [evidence_of(p, reason, figures) for p in values]
             jobs |= self._attacked(f"{a} on {kind} {at}", kind, protect, accuracies, evidence, seconds)
+            if taken:
+                self.entries[jobs["measure"]]["result"]["figures"] = taken
         if reference is not None:
             jobs["reference"] = self.job("measure", f"measure reference {a} {at}", {"accuracy": reference})
         cell = Cell(

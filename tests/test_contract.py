@@ -14,6 +14,8 @@ from plugins import misbehaving
 from attacks.admm_prune import AdmmPrune, AdmmStructured
 from attacks.admm_quantize import AdmmPruneQuantize, AdmmQuantize
 from attacks.channel_prune import ChannelPrune, ChannelShift
+from attacks.cluster import Cluster
+from attacks.crossbar import Crossbar
 from attacks.distill import Distill
 from attacks.extract_hard import ExtractHard, Retrain
 from attacks.fine_tune import FineTune
@@ -23,6 +25,7 @@ from attacks.overwrite import Overwrite
 from attacks.passport_affine import PassportAffine
 from attacks.passport_ambiguity import PassportAmbiguityOne, PassportAmbiguityTwo, PassportMaximise
 from attacks.passport_insider import PassportReverse
+from attacks.quantize import Quantize
 from attacks.reparametrise import Reparametrise
 from attacks.scratch import Scratch
 from attacks.ticket_growth import DenseRetrain, Regrow
@@ -51,6 +54,8 @@ QUICK = {
     "admm-prune-quantize": AdmmPruneQuantize(fractions=(0.9,), iterations=2, epochs=1, retrain_epochs=1, snapped=0.8),
     "channel-prune": ChannelPrune(fractions=(0.3,), retrain_epochs=1),
     "channel-shift": ChannelShift(most=3, retrain_epochs=1),
+    "cluster": Cluster(clusters=(4, 2), sample=2000),
+    "crossbar": Crossbar(draws=2, retrain_epochs=1),
     "scratch": Scratch(epochs=2),
     "fine-tune": FineTune(epochs=2, every=1),
     "distill": Distill(epochs=2, every=1),
@@ -105,6 +110,7 @@ def every_attack():
     yield Distill(widths="drawn", share=0.2, epochs=2)
     yield ExtractHard(architecture="resnet8", epochs=1)
     yield MagnitudePrune(fractions=(0.5,), scope="layer", retrain_epochs=1)
+    yield Quantize(bits=(4,), granularity="tensor", mode="affine")
     yield Reparametrise(moves=("rescale", "sign-flip"), spread=2.0)
     yield DeadChannels(hide="pairs")
     yield FittedTriggers(start="own", steps=2)

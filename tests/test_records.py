@@ -114,6 +114,29 @@ def test_a_forgery_is_one_row_without_strength_and_keeps_both_sets_of_figures() 
     assert dict(row["figures"]) == {"bit_error": 0.1, "forge.tries": 2.0}
 
 
+def test_what_a_surrogate_takes_stands_beside_its_evidence_with_the_ratio_to_the_protected_model() -> None:
+    suite = Suite()
+    before = {"weights": 1000.0, "stored_bits": 32000.0, "stored_bits_indexed": 32000.0}
+    pruned = {"weights": 1000.0, "stored_bits": 3200.0, "stored_bits_indexed": 6400.0}
+    # A narrower net has fewer weights of its own; the ratio is to those of the protected one.
+    narrow = {"weights": 500.0, "stored_bits": 16000.0, "stored_bits_indexed": 16000.0}
+    empty = {"weights": 1000.0, "stored_bits": 0.0, "stored_bits_indexed": 0.0}
+    suite.cell(log10_p=[-20.0] * 3, figures={"bit_error": 0.1}, taken=[pruned, narrow, empty], taken_before=before)
+    found = [dict(row["figures"]) for row in rows(suite)]
+    assert found[0] == {"bit_error": 0.1, **pruned, "compression": 10.0, "compression_indexed": 5.0}
+    assert found[1] == {"bit_error": 0.1, **narrow, "compression": 2.0, "compression_indexed": 2.0}
+    # Nothing that is left has no ratio.
+    assert found[2] == {"bit_error": 0.1, **empty}
+
+
+def test_figures_of_another_number_of_surrogates_are_a_failed_row() -> None:
+    suite = Suite()
+    suite.cell(log10_p=[-20.0] * 2, taken=[{"weights": 1.0}])
+    (row,) = rows(suite)
+    assert (row["status"], row["error_type"]) == ("failed", "MalformedResult")
+    assert "1 figures" in row["error"]
+
+
 def test_decoys_are_one_row_of_the_best_and_a_table_of_all() -> None:
     suite = Suite()
     drawn = [-0.5, -1.0, -2.5, -4.0]

@@ -106,6 +106,16 @@ def test_the_data_of_a_job_are_those_of_its_side(plan, done):
     assert len(seen.test) == 597
 
 
+def test_what_each_surrogate_takes_is_measured_with_its_accuracy(plan, done):
+    job = find(plan, "measure", "fine-tune")
+    outcome = done(job)
+    assert len(outcome.result["figures"]) == len(outcome.result["accuracy"]) == 1
+    (found,) = outcome.result["figures"]
+    assert found["weights"] == found["weights_kept"] == 172_576
+    assert found["stored_bits"] == found["stored_bits_indexed"] == 32 * 172_576
+    assert found["multiply_adds"] == 1_821_952
+
+
 def test_queries_of_a_stage_are_those_of_the_attack_that_rests_on_it(plan, done):
     outcome = done(find(plan, "attack", "distill"))
     assert outcome.result["queries"] == 300

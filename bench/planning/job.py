@@ -56,7 +56,7 @@ class Outcome:
         status: `ok` or `failed`.
         result: numbers for the journal, as plain JSON values; by kind:
             attack: strengths, seconds (so far, per surrogate), inputs_used, labels_used, queries;
-            forge: figures, inputs_used, labels_used, queries; measure: accuracy (per surrogate);
+            forge: figures, inputs_used, labels_used, queries; measure: accuracy, figures (per surrogate);
             judge: evidence (per surrogate: statistic, log10_p, figures, texts, reason, seconds);
             decoys: statistic, log10_p (per decoy).
         products: bytes of bundles by channel.

@@ -25,6 +25,7 @@ from bench.stream import Stream
 from bench.suspect import Answer, Suspect, Target, predict
 from bench.task import Task
 from bench.trainer import AttackerTrainer, OwnerTrainer
+from models.compression import compression
 
 # Where a stage keeps what it took, for those that rest on it.
 _SPENT = "spent"
@@ -173,17 +174,18 @@ def forge(work: Work) -> Result:
 
 
 def measure(work: Work) -> Result:
-    """Accuracy of each surrogate on the test split, which nothing else sees."""
+    """Accuracy of each surrogate on the test split, which nothing else sees; and what it takes to store and to run."""
     assert work.test is not None
     labels = work.test.y
     if work.options["changes_task"]:
         labels = torch.tensor(work.task.info.second)[labels]
     test, labels = work.test.to(work.device), labels.to(work.device)
-    accuracy = []
+    accuracy, figures = [], []
     for model in _in_order(work.bundles["surrogates"]):
         right = predict(model.to(work.device), test.inputs).argmax(1) == labels
         accuracy.append(float(right.double().mean()))
-    return {"accuracy": accuracy}, {}
+        figures.append(compression(model, work.task.shape))
+    return {"accuracy": accuracy, "figures": figures}, {}
 
 
 def judge(work: Work) -> Result:

@@ -15,6 +15,8 @@ Row = dict[str, Any]
 
 # The shares of decoys at or below these p that a decoys row carries as figures.
 SHARES = {"share_1e-1": -1.0, "share_1e-2": -2.0, "share_1e-3": -3.0, "share_1e-4": -4.0}
+# Of a weight as it is published.
+_FLOAT_BITS = 32
 _PROVENANCE = ("run_id", "device", "threads", "source_digest")
 
 
@@ -142,13 +144,14 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
     forged = "forge" in cell.jobs
     found = book.result(attack)
     evidence = book.result(judge_of(cell)).get("evidence") or []
-    accuracy = book.result(cell.jobs.get("measure")).get("accuracy") or []
+    untouched = attack is None and "measure" not in cell.jobs
+    measured = book.result(cell.jobs.get("protected" if untouched else "measure"))
+    accuracy = measured.get("accuracy") or []
     strengths = [None] if forged or attack is None else found.get("strengths") or []
     seconds = [0.0] if forged else found.get("seconds") or [0.0] * len(strengths)
-    if attack is None and "measure" not in cell.jobs:
-        accuracy = [_measured(cell, book, "protected")]
+    taken = measured.get("figures") or [{}] * len(accuracy)
     lists: dict[str, Sequence[Any]] = {"strengths": strengths, "seconds": seconds}
-    lists |= {"accuracies": accuracy, "evidence": evidence}
+    lists |= {"accuracies": accuracy, "figures": taken, "evidence": evidence}
     beside = _control(cell, book)
     if beside is not None:
         lists["controls"] = beside
@@ -160,15 +163,15 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
     # Stages that the attack rests on are part of its cost; a forgery's own time is that of its whole job.
     started = _stage_seconds(attack, book, whole=forged)
     rows = [_surrogate(*one, started, book) for one in zip(strengths, seconds, accuracy, evidence, strict=True)]
+    forging = {f"forge.{name}": value for name, value in found.get("figures", {}).items()} if forged else {}
+    for row, one in zip(rows, taken, strict=True):
+        row["figures"] = _figures(forging, one, _ratios(one, cell, book), row["figures"])
     for row, reference in zip(rows, lists.get("reference accuracies", []), strict=False):
         row["accuracy_reference"] = reference
     for row, control in zip(rows, beside or [], strict=False):
         row["figures"] = _figures(row["figures"], control)
         # Evidence that a model shows which never met the protected one is none.
         row["claim"] = row["claim"] and row["log10_p"] < control["control.log10_p"]
-    if forged:
-        for row in rows:
-            row["figures"] = _figures({f"forge.{k}": v for k, v in found.get("figures", {}).items()}, row["figures"])
     return rows, None
 
 
@@ -183,6 +186,13 @@ def _control(cell: Cell, book: Book) -> list[dict[str, float]] | None:
         figures = {"accuracy": right, "log10_p": one["log10_p"], "statistic": one["statistic"], **one["figures"]}
         found.append({f"control.{name}": value for name, value in figures.items()})
     return found
+
+
+def _ratios(one: Mapping[str, float], cell: Cell, book: Book) -> dict[str, float]:
+    """How many times less a surrogate takes to store than the protected model's weights do, all of them as floats."""
+    before = (book.result(cell.jobs.get("protected")).get("figures") or [{}])[0].get("weights")
+    stored = {"compression": one.get("stored_bits"), "compression_indexed": one.get("stored_bits_indexed")}
+    return {name: _FLOAT_BITS * before / bits for name, bits in stored.items() if before and bits}
 
 
 def _stage_seconds(attack: str | None, book: Book, *, whole: bool) -> float:
