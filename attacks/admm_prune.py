@@ -22,8 +22,7 @@ class _Prune(Pruning):
         """Prune the protected model to each fraction."""
         for strength, projections in self.plans(target.copy(), trainer.task):
             model = target.copy()
-            for _ in self.pruned(model, projections, trainer):
-                pass
+            self.done(self.pruned(model, projections, trainer), trainer)
             yield strength, model
 
 

@@ -56,8 +56,7 @@ class AdmmQuantize(Quantizing):
         for bits in [None] if self.levels else self.bits:
             model = target.copy()
             counts = self.counts(model, bits)
-            for _ in self.quantized(model, counts, trainer):
-                pass
+            self.done(self.quantized(model, counts, trainer), trainer)
             yield self._mean_bits(model) if bits is None else float(bits), model
 
     def _mean_bits(self, model: nn.Module) -> float:
@@ -99,8 +98,7 @@ class AdmmPruneQuantize(Pruning, Quantizing):
         """Prune the protected model to each fraction, and quantize what is left."""
         for strength, projections in self.plans(target.copy(), trainer.task):
             model = target.copy()
-            for _ in self.compressed(model, projections, trainer):
-                pass
+            self.done(self.compressed(model, projections, trainer), trainer)
             yield strength, model
 
     def compressed(

@@ -118,7 +118,7 @@ class QuantizeInt8(RemovalAttack):
     source: ClassVar[str] = "Jacob et al. 2018, arXiv 1712.05877"
     attack_class: ClassVar[AttackClass] = "in-place"
     data: ClassVar[Data] = "inputs"
-    strength_unit: ClassVar[str] = "share of labels as the integer model gives them"
+    strength_unit: ClassVar[str] = "bits"
 
     engine: Engine = "x86"
     share: float = 1.0
@@ -132,10 +132,11 @@ class QuantizeInt8(RemovalAttack):
         return Effort(answered=3 * self.share * task.sizes.attacker)
 
     def run(self, target: Target, trainer: AttackerTrainer) -> Iterator[tuple[float, nn.Module]]:
-        """One surrogate, whose strength is how often it agrees with the integer model that it came from."""
+        """One surrogate; noted is how often it agrees with the integer model that it came from."""
         # Integer kernels of this kind exist on CPUs alone.
         protected, inputs = target.copy().cpu().eval(), trainer.first_inputs(self.share).cpu()
         integers, answers = integer_model(protected, inputs, self.engine)
         model = dequantized(protected, integers)
         agreement = (predict(model, inputs).argmax(1) == answers.argmax(1)).double().mean()
-        yield float(agreement), model.to(trainer.device)
+        trainer.note({"agreement": float(agreement)})
+        yield 8.0, model.to(trainer.device)

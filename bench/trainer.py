@@ -230,6 +230,20 @@ class AttackerTrainer(Trainer):
         self._data = data
         self.inputs_used = 0
         self.labels_used = 0
+        self._noted: dict[str, float] = {}
+
+    def note(self, figures: Mapping[str, float]) -> None:
+        """Numbers that say how a removal attack got on; the surrogate yielded next has them in its record.
+
+        Args:
+            figures: by name; in the record with `attack.` before it.
+        """
+        self._noted |= {name: float(value) for name, value in figures.items()}
+
+    def noted(self) -> dict[str, float]:
+        """What was noted since this was called last."""
+        found, self._noted = self._noted, {}
+        return found
 
     @property
     def inputs(self) -> Tensor:

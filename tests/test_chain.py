@@ -221,6 +221,32 @@ class TestRows:
         assert dict(row["figures"])["control.log10_p"] == beside["log10_p"]
 
 
+class TestNotes:
+    def test_what_an_attack_notes_stands_with_the_surrogate_yielded_next(self, task, parts, monkeypatch):
+        def run(self, target, trainer):
+            model = trainer.new_model()
+            trainer.note({"first": 1})
+            trainer.note({"second": 2.0})
+            yield 1.0, model
+            yield 2.0, model
+            trainer.note({"first": 3.0})
+            yield 3.0, model
+
+        monkeypatch.setattr(Scratch, "run", run)
+        known = parts.attacker.take(parts.labelled)
+        device = torch.device("cpu")
+        made = work.Work(task, "s", device, plugin=Scratch(), inputs=parts.attacker.inputs, labelled=known)
+        result, _ = work.attack(made)
+        assert result["figures"] == [{"first": 1.0, "second": 2.0}, {}, {"first": 3.0}]
+
+    def test_in_records_it_is_under_attack(self):
+        made = Suite()
+        cell = made.cell(log10_p=[-7.0, -7.0])
+        made.entries[cell.jobs["attack"]]["result"]["figures"] = [{"residual": 0.5}, {}]
+        first, second = (dict(row["figures"]) for row in made.records.to_pylist())
+        assert first["attack.residual"] == 0.5 and "attack.residual" not in second
+
+
 class TestControls:
     def test_of_a_chain(self):
         student = TrueLabels(epochs=7, every=3)

@@ -166,9 +166,11 @@ def test_the_integer_models_weights_are_ours_of_eight_bits_after_folding(name):
 
 
 @int8
-def test_the_strength_is_how_often_the_surrogate_says_what_the_integer_model_says(full_clean, attacker_for):
+def test_noted_is_how_often_the_surrogate_says_what_the_integer_model_says(full_clean, attacker_for):
     attack, before = QuantizeInt8(share=0.5), torch.backends.quantized.engine
-    ((agreement, model),), trainer, target = attacked(attack, full_clean, attacker_for)
+    ((strength, model),), trainer, target = attacked(attack, full_clean, attacker_for)
+    agreement = trainer.noted()["agreement"]
+    assert strength == 8 and trainer.noted() == {}
     assert (trainer.inputs_used, trainer.labels_used, target.queries) == (150, 0, 0)
     assert torch.backends.quantized.engine == before
     inputs = trainer.first_inputs(0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -71,6 +71,13 @@ class Compression(RemovalAttack):
     def schedule(self) -> Schedule:
         """The iterations."""
         return Schedule(self.iterations, self.rho, self.growth)
+
+    def done(self, phases: Iterable[Phase], trainer: AttackerTrainer) -> None:
+        """Go through all phases, and note how far each layer was from its set at the end of the iterations."""
+        for phase in phases:
+            if phase.course is not None:
+                last = phase.course.residuals[-1]
+                trainer.note({f"residual.{phase.name}.{name}": value for name, value in last.items()})
 
     def minimiser(self, trainer: AttackerTrainer, epochs: int, masks: Mapping[str, Tensor] | None = None) -> Minimise:
         """A training of so many epochs; each call starts with a fresh optimiser and from the schedule's beginning."""

@@ -55,7 +55,7 @@ class Outcome:
     Attributes:
         status: `ok` or `failed`.
         result: numbers for the journal, as plain JSON values; by kind:
-            attack: strengths, seconds (so far, per surrogate), inputs_used, labels_used, queries;
+            attack: strengths, seconds (so far) and figures (per surrogate), inputs_used, labels_used, queries;
             forge: figures, inputs_used, labels_used, queries; measure: accuracy, figures (per surrogate);
             judge: evidence (per surrogate: statistic, log10_p, figures, texts, reason, seconds);
             decoys: statistic, log10_p (per decoy).

@@ -140,6 +140,7 @@ def attack(work: Work) -> Result:
     surrogates = Bundle()
     strengths: list[float] = []
     seconds: list[float] = []
+    figures: list[dict[str, float]] = []
     spent, resumed = 0.0, _clock(work)
     for strength, model in plugin.run(target, trainer):
         spent += _clock(work) - resumed
@@ -148,10 +149,11 @@ def attack(work: Work) -> Result:
         surrogates.models[str(len(strengths))] = copy.deepcopy(model).cpu()
         strengths.append(float(strength))
         seconds.append(spent)
+        figures.append(trainer.noted())
         resumed = _clock(work)
     if not strengths:
         raise ValueError(f"expected {plugin.label} to yield at least one surrogate, got none")
-    result = {"strengths": strengths, "seconds": seconds, **_spent(work, target, trainer)}
+    result = {"strengths": strengths, "seconds": seconds, "figures": figures, **_spent(work, target, trainer)}
     return result, {"public": surrogates}
 
 

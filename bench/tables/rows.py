@@ -163,9 +163,11 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
     # Stages that the attack rests on are part of its cost; a forgery's own time is that of its whole job.
     started = _stage_seconds(attack, book, whole=forged)
     rows = [_surrogate(*one, started, book) for one in zip(strengths, seconds, accuracy, evidence, strict=True)]
-    forging = {f"forge.{name}": value for name, value in found.get("figures", {}).items()} if forged else {}
-    for row, one in zip(rows, taken, strict=True):
-        row["figures"] = _figures(forging, one, _ratios(one, cell, book), row["figures"])
+    told = [found.get("figures", {})] if forged else found.get("figures") or [{}] * len(rows)
+    how = "forge" if forged else "attack"
+    for row, one, noted in zip(rows, taken, told, strict=True):
+        named = {f"{how}.{name}": value for name, value in noted.items()}
+        row["figures"] = _figures(named, one, _ratios(one, cell, book), row["figures"])
     for row, reference in zip(rows, lists.get("reference accuracies", []), strict=False):
         row["accuracy_reference"] = reference
     for row, control in zip(rows, beside or [], strict=False):
