@@ -36,10 +36,12 @@ GROUPS = {
     "workshop": ("test_contract", "test_check", "test_docs"),
 }
 GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
+# Long files next, so that no process is left alone with one at the end.
+LONG = ("test_work", "test_points", "test_end_to_end", "test_forecast")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in GROUP_OF)
+    items.sort(key=lambda item: (item.path.stem not in GROUP_OF, item.path.stem not in LONG))
 
 
 class ByGroup(LoadScopeScheduling):

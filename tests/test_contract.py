@@ -17,7 +17,7 @@ from attacks.channel_prune import ChannelPrune, ChannelShift
 from attacks.cluster import Cluster
 from attacks.crossbar import Crossbar
 from attacks.distill import Distill
-from attacks.extract_hard import ExtractHard, Retrain
+from attacks.extract_hard import CrossArchitecture, ExtractHard, Retrain, TransferLearn
 from attacks.fine_tune import FineTune
 from attacks.grinding import ChainGrind, Grind
 from attacks.magnitude_prune import MagnitudePrune
@@ -61,6 +61,8 @@ QUICK = {
     "distill": Distill(epochs=2, every=1),
     "extract-hard": ExtractHard(epochs=2, every=1),
     "retrain": Retrain(epochs=2, every=1),
+    "cross-architecture": CrossArchitecture(epochs=1),
+    "transfer-learn": TransferLearn(share=0.2, epochs=2, every=1, pretraining=1),
     "overwrite": Overwrite(epochs=2),
     "fitted-triggers": FittedTriggers(steps=3),
     "transferable-triggers": TransferableTriggers(models=2, held_out=1, own_epochs=1, steps=2, tries=2),
