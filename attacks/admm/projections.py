@@ -71,11 +71,11 @@ def mask_of(weight: Tensor, groups: Tensor, count: int) -> Tensor:
     Args:
         weight: that is pruned.
         groups: of `groups_of` or `block_groups_of`.
-        count: how many groups stay, from 1 on.
+        count: how many groups stay.
     """
     energy = energies(weight, groups)
     # Selected, not sorted: this is asked for every layer in every iteration.
-    last = energy.kthvalue(len(energy) - count + 1).values
+    last = energy.kthvalue(len(energy) - max(1, count) + 1).values
     kept = energy > last
     kept[(energy == last).nonzero()[: count - int(kept.sum()), 0]] = True
     return kept[groups.to(weight.device)].to(weight.dtype)
