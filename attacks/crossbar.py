@@ -5,24 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import models
+from attacks.admm.core import project
+from attacks.admm.projections import Conductances, Lines, block_groups_of, mask_of
 from attacks.pruning.retraining import Retraining
 from bench.attack import AttackClass
 from bench.effort import Effort, of_training
-from bench.stream import Stream
 from bench.suspect import Target
 from bench.task import Task
 from bench.trainer import AttackerTrainer
 from models.channels import channels
 from models.surgery import Inner, inner, lacking, outgoing, reshaped
-
-Lines = Literal["rows", "columns"]
 
 
 @dataclass(frozen=True)
@@ -93,66 +92,26 @@ class Crossbar(Retraining):
         masks = {name: self._kept(weight) for name, weight in models.weights_of(model).items()}
         model, masks = without_unused(model, masks, self.purify)
         self.retrain(model, trainer, {f"{name}.weight": mask for name, mask in masks.items()})
-        pairs = {
-            name: conductances(weight.detach(), self.bits, self.on_off)
-            for name, weight in models.weights_of(model).items()
-        }
-        for number in range(1 + self.draws):
+        devices = {f"{name}.weight": self._devices(weight) for name, weight in models.weights_of(model).items()}
+        project(model, devices)
+        # Taken now: what is read overwrites the weights.
+        pairs = {name: device.pair(model.get_parameter(name)) for name, device in devices.items()}
+        yield 0.0, model
+        for number in range(1, 1 + self.draws):
             with torch.no_grad():
-                for name, weight in models.weights_of(model).items():
-                    stream = trainer.stream.child("reading", number, name)
-                    weight.copy_(self._read(pairs[name], stream if number else None) * masks[name])
+                for name, mask in masks.items():
+                    weight, chance = f"{name}.weight", trainer.stream.child("reading", number, name).numpy()
+                    high, low = (varied(one, self.sigma, chance) for one in pairs[weight])
+                    model.get_parameter(weight).copy_(devices[weight].scale * (high - low) * mask)
             yield float(number), model
 
     def _kept(self, weight: Tensor) -> Tensor:
-        return line_mask(weight.detach(), self.tile, self.fraction, self.lines)
+        lines = block_groups_of(weight.shape, (self.tile, self.tile), self.lines)
+        count = int(lines.max()) + 1
+        return mask_of(weight, lines, count - round(self.fraction * count))
 
-    def _read(self, pair: Pair, stream: Stream | None) -> Tensor:
-        """The weights that a pair of conductances gives, of varied ones where there is a stream."""
-        high, low = pair.high, pair.low
-        if stream is not None:
-            chance = stream.numpy()
-            high, low = (varied(one, self.sigma, chance) for one in (high, low))
-        return pair.scale * (high - low)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The conductances of a layer's weights, in units of the highest one.
-
-    Attributes:
-        high, low: g+ and g-, of the weights' shape, from 1 / on_off to 1.
-        scale: s, so that the weights are s (g+ - g-).
-    """
-
-    high: Tensor
-    low: Tensor
-    scale: Tensor
-
-
-def line_mask(weight: Tensor, tile: int, fraction: float, lines: Lines) -> Tensor:
-    """Where a layer is left when the lines of its tiles with the smallest norms are pruned; ties by position.
-
-    What it leaves is the nearest matrix (in Euclidean norm) with so few lines.
-
-    Args:
-        weight: of shape (filters, …); the tiles at the right and at the bottom may be smaller.
-        tile: rows and columns of a tile.
-        fraction: of the lines of all tiles together; round(fraction x lines) are pruned.
-        lines: whether a line is a row within a tile or a column.
-
-    Returns:
-        Zeros and ones of the weight's shape.
-    """
-    matrix = weight.flatten(1) if lines == "rows" else weight.flatten(1).T
-    # Each line, whole, is cut into pieces of the length of a tile: the last is filled up with zeros.
-    missing = -matrix.shape[1] % tile
-    pieces = nn.functional.pad(matrix, (0, missing)).unflatten(1, (-1, tile))
-    energy = pieces.double().square().sum(2)
-    kept = torch.ones(energy.numel(), dtype=weight.dtype, device=weight.device)
-    kept[energy.flatten().argsort(stable=True)[: round(fraction * energy.numel())]] = 0
-    mask = kept.view_as(energy).repeat_interleave(tile, 1)[:, : matrix.shape[1]]
-    return (mask if lines == "rows" else mask.T).reshape(weight.shape)
+    def _devices(self, weight: Tensor) -> Conductances:
+        return Conductances.fitted(weight, 1 / self.on_off, 1.0, self.bits)
 
 
 def without_unused(model: nn.Module, masks: Mapping[str, Tensor], purify: float) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -197,25 +156,6 @@ def _used(model: nn.Module, one: Inner, purify: float) -> np.ndarray:
     used[strength.argmax()] = True
     found: np.ndarray = used.nonzero().flatten().cpu().numpy()
     return found
-
-
-def conductances(weight: Tensor, bits: int, on_off: float) -> Pair:
-    """The pairs of conductances whose differences come nearest to weights.
-
-    A positive weight is in g+, a negative one in g-; the other one is at its lowest, and both are for zero. Levels are
-    (1 - 1 / on_off) / (2^bits - 1) apart, and the weight of the largest magnitude is at the highest.
-
-    Args:
-        weight: of any shape.
-        bits: of a conductance.
-        on_off: the highest conductance over the lowest.
-    """
-    steps, lowest = 2**bits - 1, 1 / on_off
-    largest = weight.abs().max()
-    # A layer of zeros has all devices at their lowest, whatever the scale.
-    level = (weight / largest * steps).round().nan_to_num(0.0)
-    spacing = (1 - lowest) / steps
-    return Pair(lowest + level.clamp(min=0) * spacing, lowest - level.clamp(max=0) * spacing, largest / (1 - lowest))
 
 
 def varied(conductance: Tensor, sigma: float, chance: np.random.Generator) -> Tensor:

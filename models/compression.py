@@ -4,8 +4,9 @@ Counted are the weights of convolutions and linear layers, as the literature on 
 normalizations are not. Stored bits follow one rule, layer by layer, whatever made the weights:
 
 - A value costs, whichever is least for the layer as a whole: 32 bits; or its place in a codebook of the layer's
-  distinct values, which holds 32 bits for each; or, where all values of each row are integers of at most 255 times a
-  scale of the row, the bits of the widest range of integers of any row, and 40 bits a row for scale and offset.
+  distinct values, which holds 32 bits for each; or, where all values are integers of at most 255 times a scale, of
+  their row or of the layer, the bits of the widest range of integers of any row, or of the layer, and 40 bits for each
+  scale with its offset.
 - *Without indices* only values that are not zero are stored.
 - *With indices* either all values are, zero being one of them; or those that are not zero, each with its distance from
   the one before in as many bits as are cheapest for the layer, 1 to 16. Where a distance does not fit, zeros that are
@@ -26,8 +27,8 @@ from models.architecture import holding
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 FLOAT_BITS = 32
-# Of a row on a grid: its scale, and the smallest of its integers.
-ROW_BITS = FLOAT_BITS + 8
+# Of a row, or a layer, on a grid: its scale, and the smallest of its integers.
+GRID_BITS = FLOAT_BITS + 8
 LARGEST_INTEGER = 255
 LONGEST_DISTANCE = 16
 # A product of a float32 scale and an integer, and what it is divided by, are each off by this much at most.
@@ -122,16 +123,21 @@ def stored_bits(weight: Tensor) -> tuple[int, int]:
 
 
 def _codings(rows: Tensor, living: np.ndarray) -> list[Coding]:
-    distinct = len(np.unique(living))
-    found = [Coding(FLOAT_BITS, FLOAT_BITS, 0), Coding(_bits(distinct), _bits(distinct + 1), FLOAT_BITS * distinct)]
-    integers = on_grids(rows)
-    if integers is not None:
+    distinct = np.unique(living)
+    count = len(distinct)
+    found = [Coding(FLOAT_BITS, FLOAT_BITS, 0), Coding(_bits(count), _bits(count + 1), FLOAT_BITS * count)]
+    # A grid of the whole layer is one of the few values that it has.
+    grids = [rows, torch.from_numpy(distinct).view(1, -1)] if count <= 2 * LARGEST_INTEGER else [rows]
+    for values in grids:
+        integers = on_grids(values)
+        if integers is None:
+            continue
         # The smallest integer that is stored is that of a value which is not zero.
         least = torch.where(integers == 0, LARGEST_INTEGER, integers).amin(1)
         most = torch.where(integers == 0, -LARGEST_INTEGER, integers).amax(1)
         narrow = int((most - least).amax()) + 1
         wide = int((most.clamp(min=0) - least.clamp(max=0)).amax()) + 1
-        found.append(Coding(_bits(narrow), _bits(wide), ROW_BITS * len(rows)))
+        found.append(Coding(_bits(narrow), _bits(wide), GRID_BITS * len(values)))
     return found
 
 

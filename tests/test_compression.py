@@ -48,6 +48,8 @@ def test_a_net_by_hand():
         ([[0.3, 0.7] * 32], 64 + 64, 64 + 64),
         # -1, 1 in units of a scale by row, rows of different scales: integers from -1 to 1 take 2 bits.
         ([[0.1, -0.1] * 64, [math.pi, -math.pi] * 64, [1.7, -1.7] * 64, [9.1, -9.1] * 64], 4 * 40 + 512 * 2, None),
+        # 1 to 200 in units of one scale, each in a row of its own: one scale for all, and 8 bits each.
+        ([[0.3 * one] for one in range(1, 201)], 40 + 200 * 8, None),
     ],
 )
 def test_bits_of_a_layer_by_hand(rows, plain, indexed):
@@ -76,11 +78,12 @@ def naive(weight):
     bits = lambda count: math.ceil(math.log2(count))  # noqa: E731
     distinct = len(set(living))
     ways = [(32, 32, 0), (bits(distinct), bits(distinct + 1), 32 * distinct)]
-    grids = [grid(row) for row in rows]
-    if all(one is not None for one in grids):
+    for grids in ([grid(row) for row in rows], [grid(rows.ravel())]):
+        if any(one is None for one in grids):
+            continue
         narrow = max(max(alive) - min(alive) + 1 for one in grids if (alive := [i for i in one if i]))
         wide = max(max(*one, 0) - min(*one, 0) + 1 for one in grids)
-        ways.append((bits(narrow), bits(wide), 40 * len(rows)))
+        ways.append((bits(narrow), bits(wide), 40 * len(grids)))
     plain = min(len(living) * one + table for one, _, table in ways)
     if len(living) == len(flat):
         return plain, plain
@@ -96,6 +99,31 @@ def naive(weight):
         for narrow, wide, table in ways:
             best = min(best, (len(living) + steps) * ((wide if steps else narrow) + width) + table)
     return plain, best
+
+
+@given(values=st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.0, 1.0]), min_size=1, max_size=60))
+def test_the_stored_size_is_that_of_a_code_that_can_be_read(values):
+    # One value: it needs no bit, 32 for the codebook, and one where zeros are told from it.
+    kept = int(sum(values))
+    cheapest = [len(values) + 32, 32 * len(values)] if kept < len(values) else [32]
+    for width in range(1, 17):
+        entries, skipped = [], 0
+        for value in values:
+            if value:
+                entries.append((skipped, value))
+                skipped = 0
+            elif skipped == 2**width - 1:
+                entries.append((skipped, 0))
+                skipped = 0
+            else:
+                skipped += 1
+        read = [one for gap, value in entries for one in [0] * gap + [value]]
+        assert read + [0] * skipped == values
+        # Bridges behind the last weight tell nothing.
+        while entries and not entries[-1][1]:
+            entries.pop()
+        cheapest.append(len(entries) * (int(len(entries) > kept) + width) + 32)
+    assert stored_bits(torch.tensor([values])) == ((32, min(cheapest)) if kept else (0, 0))
 
 
 def grid(row):

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from bench.planning import suite
 from bench.registry import discover
 
 PAGE = (Path(__file__).parent.parent / "docs" / "coverage.md").read_text()
@@ -36,3 +37,11 @@ def test_no_forgery_and_no_free_change_is_missing():
         free = getattr(cls, "attack_class", "") == "reparametrisation"
         if cls.__module__.startswith("attacks.") and (free or cls.kind == "ambiguity"):
             assert f"`{name}`" in PAGE, name
+
+
+def test_the_suite_of_compression_crosses_every_defense_with_every_compression():
+    made, known = suite.read("compression"), discover()
+    defenses = {name for name, cls in known.defense.items() if cls.__module__.startswith("defenses.")}
+    attacks = {name for name, cls in known.attack.items() if cls.family in ("compression", "quantization")}
+    assert {one.name for one in made.defenses} == defenses
+    assert attacks < {one.name for one in made.attacks}

@@ -20,7 +20,6 @@ from attacks.admm.projections import (
     largest,
     mask_of,
 )
-from attacks.admm.size import stored
 
 KINDS = ("weight", "filter", "column", "channel")
 SHAPES = st.sampled_from([(3, 2), (2, 4), (2, 2, 2), (3, 2, 1, 2), (2, 3, 1, 1)])
@@ -148,6 +147,23 @@ def test_conductances_are_the_nearest_difference_of_a_pair(weight, low, width, s
     assert bool((torch.minimum(above, below) == low).all())
 
 
+@given(
+    values=st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=30),
+    bits=st.integers(1, 6),
+    on_off=st.floats(1.5, 1000),
+)
+def test_fitted_devices_reach_each_weight_within_half_a_step(values, bits, on_off):
+    weight = torch.tensor(values)
+    devices = Conductances.fitted(weight, 1 / on_off, 1.0, bits)
+    step = float(weight.abs().max()) / (2**bits - 1)
+    assert ((devices(weight) - weight).abs() <= step * 0.501 + 1e-6).all()
+    assert torch.equal(devices(weight)[weight == 0], weight[weight == 0])
+    largest = weight.abs().argmax()
+    assert devices(weight)[largest] == pytest.approx(float(weight[largest]), rel=1e-6)
+    for one in devices.pair(weight):
+        assert one.min() >= 1 / on_off and one.max() <= 1 + 1e-9
+
+
 def test_the_largest_weight_is_the_largest_difference():
     weight = torch.tensor([[0.5, -2.0], [0.0, 1.0]])
     assert Conductances.fitted(weight, 1.0, 5.0, 8)(weight).abs().max() == 2.0
@@ -205,26 +221,3 @@ def test_answers_and_inputs_are_no_filters_and_channels_that_go():
     assert list(prunable(net, "weight", 1)) == list(prunable(net, "column", 1)) == every
     assert list(prunable(net, "filter", 1)) == every[:-1]
     assert list(prunable(net, "channel", 1)) == every[1:]
-
-
-@given(values=st.lists(st.sampled_from([0, 0, 0, 0, 1]), max_size=60), bits=st.integers(1, 5))
-def test_the_stored_size_is_that_of_a_code_that_can_be_read(values, bits):
-    cheapest = []
-    for width in range(1, 17):
-        entries, skipped = [], 0
-        for value in values:
-            if value:
-                entries.append((skipped, value))
-                skipped = 0
-            elif skipped == 2**width - 1:
-                entries.append((skipped, 0))
-                skipped = 0
-            else:
-                skipped += 1
-        read = [one for gap, value in entries for one in [0] * gap + [value]]
-        assert read + [0] * skipped == values
-        # Bridges behind the last weight tell nothing.
-        while entries and not entries[-1][1]:
-            entries.pop()
-        cheapest.append(len(entries) * (bits + width))
-    assert stored(torch.tensor(values).float(), bits) == (bits * sum(values), min(cheapest))

@@ -4,16 +4,22 @@ import copy
 import warnings
 
 import nets
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import attacks.quantize
 import models
 from attacks.fold_normalization import folded
 from attacks.quantization.int8 import dequantized, integer_model
 from attacks.quantize import Quantize, QuantizeInt8, quantized
+from bench.bundle import Bundle
+from bench.planning import cells, suite
+from bench.running import jobs
 from bench.suspect import Target, predict
+from models.compression import on_grids
 
 SHAPES = {"vgg8": (1, 8, 8), "resnet8": (1, 8, 8), "lenet5": (1, 16, 16), "pointnet": (3, 12)}
 
@@ -158,11 +164,51 @@ def test_the_integer_models_weights_are_ours_of_eight_bits_after_folding(name):
         torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-7)
         bias = models.layer(plain, key).bias
         torch.testing.assert_close(models.layer(made, key).bias, bias, rtol=1e-5, atol=1e-6)
-    again = models.rebuild(models.describe(made), made.state_dict())
+    again = Bundle.from_bytes(Bundle(models={"0": made}).to_bytes()).models["0"]
     assert torch.equal(predict(again, inputs), predict(made, inputs))
+    # What is stored gives back the library's integers and scales.
+    known = dict(integers.named_modules())
+    for key, weight in models.weights_of(again).items():
+        theirs, rows = known[key].weight(), weight.detach().flatten(1)
+        whole = theirs.int_repr().flatten(1).long()
+        common = np.gcd.reduce(whole.abs().numpy(), axis=1, keepdims=True)
+        assert torch.equal(on_grids(rows) * torch.from_numpy(common), whole)
+        scales = theirs.q_per_channel_scales().float()
+        torch.testing.assert_close(rows.abs().amax(1) / whole.abs().amax(1), scales, rtol=1e-6, atol=0)
     # What its activations lose is little, and not nothing: the integer model is another one.
     gap = (predict(made, inputs) - answers).abs().max() / answers.abs().max()
     assert 0 < gap < 0.2
+
+
+@int8
+def test_answers_are_taken_in_the_job_that_makes_the_integer_model(parts, monkeypatch):
+    text = {
+        "name": "small",
+        "tasks": [{"dataset": "digits", "recipe": {"epochs": 1}}],
+        "defenses": [{"name": "none"}],
+        "attacks": [{"name": "none"}, {"name": "quantize-int8"}],
+    }
+    plan, made, done = cells.make(suite.parse(text, "here", "here")), [], {}
+
+    def watched(*given):
+        made.append(integer_model(*given))
+        return made[-1]
+
+    monkeypatch.setattr(attacks.quantize, "integer_model", watched)
+
+    def run(job):
+        if job.id not in done:
+            inputs = {role: run(plan.jobs[one.job]).products[one.channel] for role, one in job.inputs.items()}
+            done[job.id] = jobs.run(job, inputs, "cpu")
+        return done[job.id]
+
+    outcome = run(next(job for job in plan.jobs.values() if job.kind == "attack" and "quantize-int8" in job.label))
+    ((_, answers),) = made
+    # The surrogate alone leaves the job; what the integer model said is in its figures.
+    assert list(outcome.products) == ["public"]
+    surrogate = Bundle.from_bytes(outcome.products["public"]).models["0"]
+    agreement = (predict(surrogate, parts.attacker.x).argmax(1) == answers.argmax(1)).double().mean()
+    assert outcome.result["figures"] == [{"agreement": float(agreement)}]
 
 
 @int8

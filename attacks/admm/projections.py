@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Kind = Literal["weight", "filter", "column", "channel"]
+Lines = Literal["rows", "columns"]
 
 # The search of the step: 201 points a thousandth of the centre apart, from 0.9 to 1.1 of it.
 _SEARCHED = torch.arange(-100, 101, dtype=torch.float64) / 1000
@@ -36,7 +37,7 @@ def groups_of(shape: torch.Size, kind: Kind) -> Tensor:
     return found.view(shape)
 
 
-def block_groups_of(shape: torch.Size, block: tuple[int, int], lines: Literal["rows", "columns"]) -> Tensor:
+def block_groups_of(shape: torch.Size, block: tuple[int, int], lines: Lines) -> Tensor:
     """Rows, or columns, of each crossbar that the matrix view is cut into; int64 of the given shape, from 0.
 
     Args:

@@ -8,6 +8,8 @@ row at 71.2x are those of Zhang et al. 2018 (arXiv 1804.03294). Of 167x (Ren et 
 layer are not known here, so the attack divides one share of all weights itself. CHECKOUT is a copy of
 github.com/bzantium/pytorch-admm-pruning, whose own functions train with its own penalty (not squared, as its code has
 it); it is handed our net, our batches and the same numbers of epochs.
+
+Stored bits are those of `models.compression`: with each layer's scale or codebook, biases left out.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ import torch
 import models
 from attacks.admm.compression import zeros_of
 from attacks.admm.core import project
-from attacks.admm.size import stored
 from attacks.admm_prune import AdmmPrune
 from attacks.admm_quantize import AdmmPruneQuantize
 from bench import data
@@ -37,6 +38,7 @@ from bench.stream import Stream
 from bench.suspect import predict
 from bench.task import Task
 from bench.trainer import AttackerTrainer
+from models.compression import stored_bits
 from tests.perf import third_party_admm
 
 RECIPE = Recipe(epochs=8, batch_size=64, optimizer="adam", learning_rate=2e-3, weight_decay=0.0)
@@ -99,9 +101,7 @@ class Bench:
             "versions": json.dumps(versions() | found.get("versions", {})),
         }
         if found.get("levels"):
-            bits = [int(np.ceil(np.log2(2 * count))) for count in found["levels"]]
-            sizes = [stored(weight, one) for weight, one in zip(weights.values(), bits, strict=True)]
-            values, indexed = sum(one.values for one in sizes), sum(one.indexed for one in sizes)
+            values, indexed = map(sum, zip(*(stored_bits(weight) for weight in weights.values()), strict=True))
             row |= {"bits_values": values, "bits_with_indices": indexed}
             row |= {"ratio_values": 32 * DENSE / values, "ratio_with_indices": 32 * DENSE / indexed}
         self.rows.append(row)
