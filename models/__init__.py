@@ -12,6 +12,7 @@ from models.architecture import (
     names,
     outline,
     rebuild,
+    refusal,
     skeleton,
     weights_of,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "outline",
     "parted",
     "rebuild",
+    "refusal",
     "skeleton",
     "weights_of",
 ]

@@ -83,6 +83,16 @@ def skeleton(name: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
         return build(name, classes, shape)
 
 
+@functools.lru_cache(maxsize=256)
+def refusal(name: str, classes: int, shape: tuple[int, ...]) -> str | None:
+    """Why there is no such model, in the words of `build`, or None; asked for every cell of a plan."""
+    try:
+        skeleton(name, classes, shape)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def layer(model: nn.Module, name: str) -> nn.Module:
     """The layer of that name.
 

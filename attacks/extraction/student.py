@@ -78,10 +78,9 @@ class Student(RemovalAttack):
         if used < 2:
             return f"a share of {self.share:g} of {task.sizes.attacker} inputs is {used}, training takes two"
         try:
-            models.skeleton(chosen(self.architecture, task), task.classes, task.shape)
+            return models.refusal(chosen(self.architecture, task), task.classes, task.shape)
         except ValueError as error:
             return str(error)
-        return None
 
     def effort(self, task: Task) -> Effort:
         """Training on the inputs that it uses."""
@@ -152,17 +151,9 @@ def chosen(architecture: str, task: Task) -> str:
     if architecture != OTHER:
         return architecture or task.model
     for name in models.names():
-        if name != task.model and _takes(name, task):
+        if name != task.model and models.refusal(name, task.classes, task.shape) is None:
             return name
     raise ValueError(f"no architecture but {task.model} takes inputs of shape {task.shape}")
-
-
-def _takes(name: str, task: Task) -> bool:
-    try:
-        models.skeleton(name, task.classes, task.shape)
-    except ValueError:
-        return False
-    return True
 
 
 def narrowed(model: nn.Module, stream: Stream) -> dict[str, Any]:

@@ -22,8 +22,6 @@ from bench.stream import Stream
 LEVELS = (0.1, 0.01)
 # The chance that a sound scheme is called a liar by one rule.
 FALSE_ALARM = 1e-3
-# Fresh keys for the protected and the clean model, and for each of the others.
-MANY, FEW = 500, 50
 UNTRAINED = 40
 
 
@@ -79,13 +77,14 @@ def _made(defense: Defense, workshop: Workshop) -> Made:
 
 
 def _suspects(made: Made, workshop: Workshop) -> Iterator[tuple[str, nn.Module, int]]:
-    yield "the protected model", made.model, MANY
-    yield "an independent model", workshop.clean, MANY
-    yield "a short-trained model", workshop.net(1, workshop.quick), FEW
-    yield "an untrained model", workshop.untrained(1), FEW
+    many, few = workshop.keys, workshop.keys // 10
+    yield "the protected model", made.model, many
+    yield "an independent model", workshop.clean, many
+    yield "a short-trained model", workshop.net(1, workshop.quick), few
+    yield "an untrained model", workshop.untrained(1), few
     # A key that is not quite uniform agrees with one of these too often.
-    yield "a model of zeros", workshop.constant(0.0), FEW
-    yield "a model of ones", workshop.constant(1.0), FEW
+    yield "a model of zeros", workshop.constant(0.0), few
+    yield "a model of ones", workshop.constant(1.0), few
 
 
 def _p_values(defense: Defense, workshop: Workshop, made: Made, model: nn.Module, count: int) -> list[float]:

@@ -76,6 +76,8 @@ class Workshop:
         claim: log10 of the rate of false claims at which a protected model must verify.
         schemes: on which attacks that know a scheme are tried; None for all that are registered.
         dataset: of the task.
+        keys: fresh ones, with which the protected and the clean model are each asked for p-values; a tenth of them for
+            each other model.
         sharing: another workshop, with which the independent nets and the spying process are shared.
     """
 
@@ -85,6 +87,7 @@ class Workshop:
         claim: float = -6.0,
         schemes: Sequence[Defense] | None = None,
         dataset: str = "digits",
+        keys: int = 500,
         sharing: Workshop | None = None,
     ) -> None:
         info = data.info(dataset)
@@ -92,6 +95,7 @@ class Workshop:
         self.task = self.whole if epochs is None else _shortened(self.whole, epochs)
         self.quick = _shortened(self.whole, min(QUICK_EPOCHS, self.task.recipe.epochs))
         self.claim = claim
+        self.keys = keys
         self.parts = _as_floats(data.whole(self.whole))
         self._schemes = schemes
         self._made: dict[tuple[str, Task, int], Made | Exception] = {}
@@ -297,12 +301,8 @@ def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> str | Non
 def other_architecture(task: Task) -> Task:
     """The same data with the first other architecture that takes its inputs."""
     for name in models.names():
-        try:
-            if name != task.model:
-                models.skeleton(name, task.classes, task.shape)
-                return dataclasses.replace(task, model=name)
-        except ValueError:
-            continue
+        if name != task.model and models.refusal(name, task.classes, task.shape) is None:
+            return dataclasses.replace(task, model=name)
     raise Skip(f"no other architecture takes the inputs of {task.info.name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from bench.task import DatasetInfo, Kind, PartName, Parts, Sizes, Task
 _MADE: dict[str, Callable[[], Source]] = {digits.INFO.name: digits.source, shapes.INFO.name: shapes.Shapes}
 _INFOS = {digits.INFO.name: digits.INFO, shapes.INFO.name: shapes.INFO, **vision.INFOS, **modelnet.INFOS}
 _SMALLEST = 32
+Stamp = tuple[str, int, int]
 
 
 def names() -> tuple[str, ...]:
@@ -81,14 +83,25 @@ def require_here(info: DatasetInfo) -> None:
 
 
 def prepare(info: DatasetInfo, sizes: Sizes) -> dict[PartName, str]:
-    """Check the data of a task; the digest of each part.
+    """Check the data of a task; the digest of each part. What a process has checked it checks again only if changed.
 
     Raises:
         InputError: the data is missing, broken or too little.
     """
+    return dict(_prepared(info, sizes, _stamps(info)))
+
+
+@functools.lru_cache(maxsize=16)
+def _prepared(info: DatasetInfo, sizes: Sizes, stamps: tuple[Stamp, ...]) -> dict[PartName, str]:  # noqa: ARG001
     found = source(info)
     parts.check(found, info, sizes)
     return parts.digests(found, info, sizes)
+
+
+def _stamps(info: DatasetInfo) -> tuple[Stamp, ...]:
+    """Of each file that a dataset is read from its path, when it was changed, and its size."""
+    files = [file for place in places(info) for file in (place, *sorted(place.rglob("*"))) if file.is_file()]
+    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 def load(
