@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ def test_what_is_published_reads_as_it_is_built_from_its_records() -> None:
 
 def test_plans_of_before_are_read_without_a_time_model() -> None:
     plan = forging((HELD, BEFORE, True)).plan
-    values = plan.to_json()
+    values = json.loads(json.dumps(plan.to_json()))
     assert Plan.from_json(values) == plan
     place = values["cells"]["columns"].index("time_model")
     for row in (values["cells"]["columns"], *values["cells"]["rows"]):
@@ -266,7 +267,7 @@ def test_real_forgeries_are_told_apart(plan: Plan, done: Callable[[str], Outcome
     }
     assert found == {
         ("own-triggers", False): (AFTER, False, True),
-        ("own-triggers", True): (AFTER, False, False),
+        ("own-triggers", True): (AFTER, False, True),
         ("grind", False): (AFTER, True, False),
         ("random-key", False): (BEFORE, True, False),
         ("random-key", True): (BEFORE, True, False),
@@ -276,23 +277,23 @@ def test_real_forgeries_are_told_apart(plan: Plan, done: Callable[[str], Outcome
     }
     rows = boards(table).leaderboard.to_pylist()
     counts = {row["defense_label"]: [row["forgeries"] - row[name] for name in COUNTS] for row in rows}
-    assert counts == {"trigger-set[triggers=32]": [2, 1, 0], "trigger-set[inputs=relabelled,triggers=32]": [1, 1, 1]}
+    assert counts == {"trigger-set[triggers=32]": [2, 1, 0], "trigger-set[inputs=relabelled,triggers=32]": [2, 1, 1]}
 
 
 def test_a_false_seed_gives_no_derived_key_whatever_the_attack_says(plan: Plan, done: Callable[[str], Outcome]) -> None:
     made = forger(plan, "grind").jobs
     judge = plan.jobs[made["judge"]]
     inputs = {role: done(one.job).products[one.channel] for role, one in judge.inputs.items()}
-    assert jobs.run(judge, inputs, "cpu").result["derived"] is True
+    whole = jobs.run(judge, inputs, "cpu").result
+    evidence = [one["log10_p"] for one in whole["evidence"]]
+    assert whole["derived"] is True
     bundle = Bundle.from_bytes(inputs["key"])
     seed = bytes.fromhex(bundle.values["seed"])
     for false in (seed[::-1].hex(), (bytes([seed[0] ^ 1]) + seed[1:]).hex(), None):
         bundle.values["seed"] = false
         found = jobs.run(judge, {**inputs, "key": bundle.to_bytes()}, "cpu").result
-        assert (found["derived"], found["evidence"][0]["log10_p"]) == (
-            False,
-            done(judge.id).result["evidence"][0]["log10_p"],
-        )
+        assert found["derived"] is False
+        assert [one["log10_p"] for one in found["evidence"]] == evidence
 
 
 @settings(max_examples=20)
