@@ -277,7 +277,7 @@ def test_real_forgeries_are_told_apart(plan: Plan, done: Callable[[str], Outcome
     }
     rows = boards(table).leaderboard.to_pylist()
     counts = {row["defense_label"]: [row["forgeries"] - row[name] for name in COUNTS] for row in rows}
-    assert counts == {"trigger-set[triggers=32]": [2, 1, 0], "trigger-set[inputs=relabelled,triggers=32]": [2, 1, 1]}
+    assert counts == {"trigger-set[triggers=32]": [2, 1, 0], "trigger-set[triggers=32,inputs=relabelled]": [2, 1, 1]}
 
 
 def test_a_false_seed_gives_no_derived_key_whatever_the_attack_says(plan: Plan, done: Callable[[str], Outcome]) -> None:
