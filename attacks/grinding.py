@@ -12,6 +12,7 @@ from attacks.forging.offers import Chained, Completes, refusal
 from attacks.trigger_forgery import nothing
 from bench.attack import AmbiguityAttack, Forgery
 from bench.defense import Defense
+from bench.derivation import FORGER, SEED_BYTES, derived_stream
 from bench.effort import Effort
 from bench.key import Key
 from bench.suspect import BATCH, Target
@@ -40,7 +41,7 @@ class _Grinding(AmbiguityAttack):
 class Grind(_Grinding):
     """Draw whole keys by the scheme's own `draw`, complete each for the protected model, and keep the best.
 
-    Nothing in a key is chosen, so that it may as well be derived from a seed: then the trials are of seeds. Unlike
+    Nothing in a key is chosen: each is derived from a seed, as an owner's may be, and the trials are of seeds. Unlike
     `random-key` it knows no fact of the owner's; what a key needs beside the draw is made for the model anew.
     """
 
@@ -66,21 +67,23 @@ class Grind(_Grinding):
         # No scheme that can be completed looks at data to verify; whoever grinds has none.
         none = nothing(task)
         judge = OwnerTrainer(task, none, none, trainer.stream.child("judge"), trainer.device, stages={})
-        best, least = None, 1.0
+        best, least, chosen = None, 1.0, None
         for number in range(self.trials):
-            key = scheme.completed(scheme.draw(task, stream.child(number)), model, task)
+            seed = stream.child(number).bytes(SEED_BYTES)
+            key = scheme.completed(scheme.draw(task, derived_stream(seed, FORGER, scheme)), model, task)
             found = scheme.verify(target, key, judge)
             if found.log10_p < least:
-                best, least = key, found.log10_p
+                best, least, chosen = key, found.log10_p, seed
         assert best is not None
-        return Forgery(best, model, {"trials": float(self.trials), "log10_p": least})
+        return Forgery(best, model, {"trials": float(self.trials), "log10_p": least}, chosen)
 
 
 @dataclass(frozen=True)
 class ChainGrind(_Grinding):
     """Follow one long chain of triggers, and claim the link from which on the model agrees best.
 
-    Each link is itself a seed, so that a trial more costs one query more and not as many as there are triggers.
+    Each link is itself a seed, so that a trial more costs one query more and not as many as there are triggers. Such a
+    seed is a link and no draw: the key is not derived from the forger's name.
     """
 
     name: ClassVar[str] = "chain-grind"

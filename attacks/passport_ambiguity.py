@@ -100,9 +100,9 @@ class PassportTraining(PassportForgery):
         with torch.no_grad():
             free.follow()
         made = [value.detach() for value in free.values]
-        key, model, figures = claimed(net, made, scheme, trainer, bits)
-        cosine = F.cosine_similarity(key.tensor("passports"), true.cpu(), dim=0)
-        return Forgery(key, model, {**figures, "passport_cosine": float(cosine)})
+        forged = claimed(net, made, scheme, trainer, bits)
+        cosine = F.cosine_similarity(forged.key.tensor("passports"), true.cpu(), dim=0)
+        return forged._replace(figures={**forged.figures, "passport_cosine": float(cosine)})
 
 
 class _Away:

@@ -15,6 +15,7 @@ from attacks.trigger_forgery import NEEDED, Start, material, nothing, require_st
 from bench.attack import AmbiguityAttack, Data, Forgery, TimeModel
 from bench.bundle import Bundle
 from bench.defense import Defense
+from bench.derivation import FORGER, SEED_BYTES, derived_stream, is_derived
 from bench.effort import Effort, of_training
 from bench.plugin import Access
 from bench.stage import Stage
@@ -65,7 +66,8 @@ class TransferableTriggers(AmbiguityAttack):
     Labels are drawn first and stay uniform. Each trigger is tried several times; kept is the one of which the models
     that gave no gradient are most certain. The claim is on the protected model, of which the forger takes nothing: for
     the forger it is an independent model, and a commitment that was made before it was published stops nothing. Access
-    is declared because a claim hands over the model on which it is made.
+    is declared because a claim hands over the model on which it is made. Where triggers are taken from data, they are
+    facts and the drawn part stays as it was: it follows from a seed, and that is shown.
 
     Attributes:
         start: as for `fitted-triggers`.
@@ -116,7 +118,8 @@ class TransferableTriggers(AmbiguityAttack):
         scheme, task = target.scheme, trainer.task
         (stage,) = self.stages()
         mine = [model.to(trainer.device) for _, model in sorted(trainer.stage(stage).models.items())]
-        drawn = scheme.draw(task, trainer.stream.child("key", scheme.name))
+        seed = trainer.stream.child("key", scheme.name).bytes(SEED_BYTES)
+        drawn = scheme.draw(task, derived_stream(seed, FORGER, scheme))
         # The models have seen the labels in any case.
         known = trainer.labelled if scheme.taken or self.start == "own" else nothing(task)
         inputs, labels = material(scheme, drawn, known, task, own=self.start == "own")
@@ -124,7 +127,9 @@ class TransferableTriggers(AmbiguityAttack):
         key = scheme.with_triggers(drawn, made.cpu(), labels.cpu(), known, task)
         # Complete before there is a model to claim: whatever else the key holds is of the forger's own.
         whole = scheme.completed(key, mine[0], task)
-        return Forgery(whole, target.copy(), {"accepted": accepted})
+        # A seed that does not give the key would speak against it.
+        shown = seed if is_derived(whole, seed, FORGER, scheme, task) else None
+        return Forgery(whole, target.copy(), {"accepted": accepted}, shown)
 
     def _fitted(
         self, mine: list[nn.Module], inputs: Tensor, labels: Tensor, trainer: AttackerTrainer

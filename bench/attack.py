@@ -141,11 +141,20 @@ class InsiderAttack(Insider, RemovalAttack):
 
 
 class Forgery(NamedTuple):
-    """A forged key and the model on which it is claimed."""
+    """A forged key and the model on which it is claimed.
+
+    Attributes:
+        key: completed.
+        model: the protected one, a copy of it, or another.
+        figures: numbers for the record.
+        seed: 32 bytes from which the drawn part follows (`bench.derivation.derived_stream`, under the name `FORGER`),
+            where the forger drew it so; the judge draws again. None where the key was chosen.
+    """
 
     key: Key
     model: nn.Module
     figures: Mapping[str, float] = MappingProxyType({})
+    seed: bytes | None = None
 
 
 @dataclass(frozen=True)

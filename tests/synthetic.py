@@ -118,6 +118,8 @@ class Suite:
         judged_key: Any = None,
         taken: list[dict[str, float]] | None = None,
         taken_before: dict[str, float] | None = None,
+        time_model: str | None = None,
+        derived: bool | None = None,
     ) -> Cell:
         """Add a cell and its jobs; lists have one item per surrogate, strengths are 1, 2, …
 
@@ -139,11 +141,13 @@ class Suite:
             if taken_before:
                 self.entries[jobs["protected"]]["result"]["figures"] = [taken_before]
         if decoys is not None:
-            found = {"statistic": [-p for p in decoys], "log10_p": decoys}
+            found = {"statistic": [-p for p in decoys], "log10_p": decoys, "derived": derived}
             jobs["decoys"] = self.job("decoys", f"decoys {a} of {at}", found, (protect,), 3.0)
         else:
             evidence = [evidence_of(p, reason, figures) for p in values]
             jobs |= self._attacked(f"{a} on {kind} {at}", kind, protect, accuracies, evidence, seconds)
+            if derived is not None:
+                self.entries[jobs["judge"]]["result"]["derived"] = derived
             if taken:
                 self.entries[jobs["measure"]]["result"]["figures"] = taken
         if reference is not None:
@@ -161,6 +165,7 @@ class Suite:
             status=status,
             error_type=None if status == "ok" else "NotApplicable",
             error=None if status == "ok" else "no such layer",
+            time_model=time_model,
         )
         self.cells.append(cell)
         return cell

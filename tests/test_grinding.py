@@ -9,6 +9,7 @@ from nets import lived_in
 import models
 from attacks.grinding import ChainGrind, Grind
 from attacks.trigger_forgery import nothing
+from bench.derivation import FORGER, SEED_BYTES, derived_stream, is_derived
 from bench.stream import Stream
 from bench.suspect import BATCH, Target
 from bench.trainer import AttackerTrainer
@@ -32,10 +33,13 @@ def test_the_best_draw_is_claimed(scheme, task):
     target, trainer = attacking(scheme, task)
     made = Grind(trials=7).forge(target, trainer)
     asked = target.queries
-    drawn = [scheme.draw(task, trainer.stream.child("key", scheme.name, n)) for n in range(7)]
+    seeds = [trainer.stream.child("key", scheme.name, n).bytes(SEED_BYTES) for n in range(7)]
+    drawn = [scheme.draw(task, derived_stream(seed, FORGER, scheme)) for seed in seeds]
     each = [scheme.verify(target, scheme.completed(key, target.module, task), trainer).log10_p for key in drawn]
     assert made.figures == {"trials": 7.0, "log10_p": min(each)}
     assert scheme.verify(target, made.key, trainer).log10_p == min(each)
+    assert made.seed == seeds[each.index(min(each))]
+    assert [is_derived(made.key, seed, FORGER, scheme, task) for seed in seeds] == [seed == made.seed for seed in seeds]
     assert asked == (7 * scheme.triggers if scheme.key_kind == "labels" else 0)
 
 

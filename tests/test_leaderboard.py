@@ -14,25 +14,28 @@ from bench.tables import merge, records, schema
 from bench.tables.leaderboard import boards
 from tests.synthetic import HELD, LOST, Suite, board, cell, listed, replaced, spelled, started
 
-LEADERBOARD_1 = """
+LEADERBOARD_3 = """
 task string, dataset string, model string, defense string, defense_params string, defense_label string,
 defense_family string, defense_access string, reference bool, verdict string, seeds int64,
 accuracy_clean double, accuracy_protected double, accuracy_cost double, accuracy_cost_low double,
 accuracy_cost_high double, log10_p double, claims int64, survived int64, survived_any int64, attacks int64,
 price_in_place double, price_in_place_censored bool, price_reparametrisation double,
 price_reparametrisation_censored bool, price_extraction double, price_extraction_censored bool, price double,
-price_censored bool, price_attack string, ceiling double, forgeries_withstood int64, forgeries int64,
+price_censored bool, price_attack string, ceiling double, forgeries_withstood int64,
+forgeries_withstood_committed int64, forgeries_withstood_derived int64, forgeries int64,
 false_claims int64, controls int64, decoy_share_1e-2 double, capacity_log10_p double, seconds_protect double,
 protect_ratio double, seconds_verify double, insider_survived int64, insider_attacks int64,
 insider_price double, insider_price_censored bool, insider_price_attack string, cells_ok int64,
 cells_failed int64, cells_not_applicable int64, error string, devices list<string>, mixed_devices bool,
 mixed_versions bool
 """
-MATRIX_1 = """
+MATRIX_3 = """
 task string, dataset string, model string, defense string, defense_params string, defense_label string,
 reference bool, attack string, attack_params string, attack_label string, attack_kind string,
 attack_class string, attack_access string, knowledge string, yardstick bool, judged_key string,
-verdict string, price double, price_censored bool, price_low double, price_high double, ceiling double,
+time_model string, verdict string,
+forged bool, forged_committed bool, forged_derived bool,
+price double, price_censored bool, price_low double, price_high double, ceiling double,
 survived bool, survived_any bool, strength double, strength_unit string, least_loss double,
 log10_p_min double, log10_p_median double, log10_p_strongest double, claims int64, judged int64,
 seconds double, seconds_ratio double, queries int64, data_inputs int64, data_labels int64, seeds int64,
@@ -40,10 +43,10 @@ seeds_failed int64, seeds_not_applicable int64, error string
 """
 
 
-def test_the_columns_of_version_1_are_as_published() -> None:
-    assert schema.VERSION == 2
-    assert spelled(schema.LEADERBOARD) == listed(LEADERBOARD_1)
-    assert spelled(schema.MATRIX) == listed(MATRIX_1)
+def test_the_columns_of_version_3_are_as_published() -> None:
+    assert schema.VERSION == 3
+    assert spelled(schema.LEADERBOARD) == listed(LEADERBOARD_3)
+    assert spelled(schema.MATRIX) == listed(MATRIX_3)
     made = boards(started().records)
     assert made.leaderboard.schema.equals(schema.LEADERBOARD)
     assert made.matrix.schema.equals(schema.MATRIX)

@@ -75,7 +75,7 @@ def forged(attack, scheme, made, attacker_for):
     assert target.queries == 0
     assert trainer.labels_used == 100
     assert same(target.module, model)
-    return found
+    return found[:3]
 
 
 def same(first, second):

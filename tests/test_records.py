@@ -15,10 +15,11 @@ from bench.planning.job import Input
 from bench.tables import records, schema
 from tests.synthetic import Suite, evidence_of, listed, replaced, spelled
 
-SCHEMA_2 = """
+SCHEMA_3 = """
 run_id string, job_id string, parent_id string, suite string, task string, dataset string, model string,
 seed int64, defense string, defense_params string, attack string, attack_params string, attack_kind string,
-attack_class string, knowledge string, judged_key string, strength double, strength_unit string,
+attack_class string, knowledge string, judged_key string, time_model string, derived bool, strength double,
+strength_unit string,
 accuracy_clean double, accuracy_protected double, accuracy_reference double, accuracy double,
 statistic double, log10_p double, claim bool, figures map<string,double>, texts map<string,string>, data_inputs int64,
 data_labels int64, data_digest string, queries int64, seconds_protect double, seconds double,
@@ -27,7 +28,7 @@ attack_family string, attack_access string, peak_memory_mb double, device string
 versions map<string,string>, source_digest string, status string, error_type string, error string,
 traceback string, created_at timestamp[us,tz=UTC]
 """
-DECOYS_2 = """
+DECOYS_3 = """
 run_id string, job_id string, task string, defense string, defense_params string, seed int64, decoy int64,
 statistic double, log10_p double
 """
@@ -37,10 +38,10 @@ def rows(suite: Suite) -> list[dict[str, Any]]:
     return suite.records.to_pylist()
 
 
-def test_the_schema_of_version_2_is_as_published() -> None:
-    assert schema.VERSION == 2
-    assert spelled(schema.RECORDS) == listed(SCHEMA_2)
-    assert spelled(schema.DECOYS) == listed(DECOYS_2)
+def test_the_schema_of_version_3_is_as_published() -> None:
+    assert schema.VERSION == 3
+    assert spelled(schema.RECORDS) == listed(SCHEMA_3)
+    assert spelled(schema.DECOYS) == listed(DECOYS_3)
 
 
 def test_a_row_per_surrogate_with_its_own_numbers() -> None:
@@ -256,7 +257,7 @@ def test_a_file_comes_back_equal_with_its_metadata(tmp_path: Path) -> None:
         records.write(table, tmp_path / f"{kind}.parquet")
         assert records.read(tmp_path / f"{kind}.parquet", kind).equals(table)
         meta = records.metadata(records.read(tmp_path / f"{kind}.parquet", kind))
-        assert (meta["schema_version"], meta["suite"], meta["alpha"]) == ("2", "made-up", "1e-06")
+        assert (meta["schema_version"], meta["suite"], meta["alpha"]) == ("3", "made-up", "1e-06")
         assert (meta["accuracy_budget"], meta["run_id"]) == ("5.0", "run1")
         assert meta["created_at"].startswith("2030-01-01T00:00:")
 
@@ -287,6 +288,10 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pyte
     assert [file.name for file in tmp_path.iterdir()] == ["records.parquet"]
 
 
+# Columns that came after version 1.
+LATER = ["texts", "time_model", "derived"]
+
+
 def with_version(table: pa.Table, version: str) -> pa.Table:
     return table.replace_schema_metadata({**table.schema.metadata, b"ownbench.schema_version": version.encode()})
 
@@ -296,30 +301,30 @@ def test_another_schema_version_is_refused(tmp_path: Path, version: str, found: 
     suite = Suite()
     suite.base()
     pq.write_table(with_version(suite.records, version), tmp_path / "r.parquet")
-    with pytest.raises(InputError, match=f"expected schema version 2, {found}"):
+    with pytest.raises(InputError, match=f"expected schema version 3, {found}"):
         records.read(tmp_path / "r.parquet")
 
 
 def test_an_older_version_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = Suite()
     suite.base()
-    renamed = suite.records.drop_columns(["texts"]).rename_columns({"knowledge": "knows"})
+    renamed = suite.records.drop_columns(LATER).rename_columns({"knowledge": "knows"})
     old = with_version(renamed.replace_schema_metadata(suite.records.schema.metadata), "0")
     pq.write_table(old, tmp_path / "r.parquet")
     monkeypatch.setitem(records.MIGRATIONS, 0, lambda table: table.rename_columns({"knows": "knowledge"}))
     found = records.read(tmp_path / "r.parquet")
-    assert found.drop_columns(["texts"]).equals(suite.records.drop_columns(["texts"]))
+    assert found.drop_columns(LATER).equals(suite.records.drop_columns(LATER))
 
 
 def test_records_of_version_1_are_read_without_texts(tmp_path: Path) -> None:
     suite = Suite()
     suite.base()
-    old = with_version(suite.records.drop_columns(["texts"]), "1")
+    old = with_version(suite.records.drop_columns(LATER), "1")
     records.write(old, tmp_path / "r.parquet")
     found = records.read(tmp_path / "r.parquet")
     assert found.schema.equals(suite.records.schema, check_metadata=True)
-    assert found["texts"].null_count == found.num_rows > 0
-    assert found.drop_columns(["texts"]).equals(suite.records.drop_columns(["texts"]))
+    assert [found[name].null_count for name in LATER] == [found.num_rows] * 3
+    assert found.drop_columns(LATER).equals(suite.records.drop_columns(LATER))
     _, decoys = records.build(suite.plan, suite.entries)
     records.write(with_version(decoys, "1"), tmp_path / "d.parquet")
     assert records.read(tmp_path / "d.parquet", "decoys").equals(decoys)

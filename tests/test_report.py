@@ -256,7 +256,7 @@ def test_json_holds_both_tables_and_is_strict() -> None:
     suite.base("sure", log10_p=-float("inf"), capacity=-float("inf"))
     text = render(*boards(suite.records), "json")
     values = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert (values["alpha"], values["accuracy_budget"], values["schema_version"]) == (1e-6, 5.0, 2)
+    assert (values["alpha"], values["accuracy_budget"], values["schema_version"]) == (1e-6, 5.0, 3)
     assert [row["defense"] for row in values["leaderboard"]] == ["hard", "soft", "sure", "bare"]
     assert next(row for row in values["leaderboard"] if row["defense"] == "sure")["log10_p"] == "-inf"
     assert len(values["matrix"]) == boards(suite.records).matrix.num_rows

@@ -11,6 +11,7 @@ from attacks.forging.gradient import bounds, fitted
 from attacks.transferable_triggers import OwnModels, TransferableTriggers
 from attacks.trigger_forgery import FittedTriggers, OwnTriggers
 from bench.bundle import Bundle, bundle_to_key, key_to_bundle
+from bench.derivation import FORGER, is_derived
 from bench.stream import Stream
 from bench.suspect import Suspect, Target, predict
 from bench.trainer import AttackerTrainer
@@ -145,6 +146,11 @@ def test_its_key_is_the_same_whatever_the_model_is(claimed):
     _, ((one, *_), (other, *_)) = claimed
     assert key_to_bundle(one.key).to_bytes() == key_to_bundle(other.key).to_bytes()
     assert not torch.equal(one.model.head.weight, other.model.head.weight)
+
+
+def test_triggers_that_are_facts_are_fitted_beside_a_key_that_follows_from_a_seed(claimed, task):
+    scheme, ((made, *_), _) = claimed
+    assert is_derived(made.key, made.seed, FORGER, scheme, task)
 
 
 def test_own_models_differ_and_touch_no_target(task, attacker_for):

@@ -14,7 +14,7 @@ from bench import parameters, registry, specs
 from bench.bundle import Bundle, bundle_to_key, key_to_bundle
 from bench.claims.encoding import key_digest, sealed
 from bench.defense import Defense
-from bench.derivation import derived_stream
+from bench.derivation import is_derived
 from bench.errors import InputError, unknown
 from bench.key import Key
 from bench.task import Task
@@ -128,9 +128,7 @@ class Opening:
         """Whether the drawn part of the key follows from seed and owner; None where there is no seed."""
         if self.statement["seed"] is None:
             return None
-        stream = derived_stream(bytes.fromhex(self.statement["seed"]), self.owner, self.scheme)
-        again = self.scheme.draw(self.task, stream)
-        return key_digest(Key(again.drawn)) == key_digest(Key(self.key.drawn))
+        return is_derived(self.key, bytes.fromhex(self.statement["seed"]), self.owner, self.scheme, self.task)
 
     def to_bytes(self) -> bytes:
         """A safetensors file; everything but the tensors of the key stands in its metadata."""

@@ -120,14 +120,20 @@ def leaderboard(runs: tuple[Path, ...], form: str) -> None:
 @main.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def game(runs: tuple[Path, ...], form: str) -> None:
+@click.option(
+    "--protocol",
+    type=click.Choice(["evidence", "committed", "derived"]),
+    help="Count a defense that can be forged as worth nothing: on evidence alone, with keys committed to before, or "
+    "with keys that are derived as well. By default forgeries are not counted.",
+)
+def game(runs: tuple[Path, ...], form: str, protocol: Literal["evidence", "committed", "derived"] | None) -> None:
     """Which defense an owner should choose, and which attack is best against it: the game of one or more run folders.
 
     Once for an owner whose choice the attacker sees, and once for both choosing unseen, by chance.
     """
     from bench.commands import games
 
-    click.echo(games.show(runs, form), nl=False)
+    click.echo(games.show(runs, form, protocol), nl=False)
 
 
 @main.command()

@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.commands import boards
+from bench.tables.schema import Protocol
 from bench.text import equilibria
 
 
-def show(runs: Sequence[Path], form: str) -> str:
-    """The games of each task of run folders; arguments and errors as for `bench.commands.boards.show`."""
+def show(runs: Sequence[Path], form: str, protocol: Protocol | None = None) -> str:
+    """The games of each task of run folders; arguments and errors as for `bench.commands.boards.show`.
+
+    Args:
+        runs, form: likewise.
+        protocol: as for `bench.tables.game.contest`.
+    """
     tables = boards.read(runs)
-    return equilibria.render(tables.leaderboard, tables.matrix, form)
+    return equilibria.render(tables.leaderboard, tables.matrix, form, protocol)

@@ -225,6 +225,7 @@ class _CellPlanner:
                 strength_unit=getattr(attack, "strength_unit", ""),
                 judged_key=judged_key,  # type: ignore[arg-type]
                 changes_task=doing.changes_task if doing else False,
+                time_model=getattr(attack, "time_model", None) if kind == "ambiguity" else None,
                 jobs=jobs,
                 **{"capacity_log10_p": None, **more},
             )

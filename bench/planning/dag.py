@@ -26,7 +26,8 @@ PROTOCOL = 1
 # What a job runs of its plugin, beside its fields; `verify` and what only it calls enter judging alone.
 _METHODS: dict[str, tuple[str, ...]] = {
     "protect": ("draw", "protect", "__post_init__"),
-    "judge": ("verify", "access_used", "__post_init__"),
+    # A forged key is drawn again by its seed.
+    "judge": ("draw", "verify", "access_used", "__post_init__"),
     "decoys": ("draw", "verify", "access_used", "__post_init__"),
 }
 

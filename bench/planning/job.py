@@ -57,8 +57,8 @@ class Outcome:
         result: numbers for the journal, as plain JSON values; by kind:
             attack: strengths, seconds (so far) and figures (per surrogate), inputs_used, labels_used, queries;
             forge: figures, inputs_used, labels_used, queries; measure: accuracy, figures (per surrogate);
-            judge: evidence (per surrogate: statistic, log10_p, figures, texts, reason, seconds);
-            decoys: statistic, log10_p (per decoy).
+            judge: evidence (per surrogate: statistic, log10_p, figures, texts, reason, seconds), and of a forged key
+            derived; decoys: statistic, log10_p (per decoy), derived.
         products: bytes of bundles by channel.
         error_type: class name of the error.
         error: its message.
@@ -96,6 +96,7 @@ class Cell:
         attack_kind: `none` (the protected model itself), `removal`, `ambiguity` or `control` (the clean
             model and its attacked versions under the owner's own key of `defense`).
         judged_key: `owner` or `forger`.
+        time_model: of an ambiguity attack, `after the fact` or `committed before`; None of others.
         capacity_log10_p: the least that the defense can reach on the task.
         changes_task: accuracies are on the second task; the price is measured from `jobs["reference"]`.
         jobs: role to job id: `protect` (completes the key), `attack` (or `forge`), `measure` (accuracy of its
@@ -133,6 +134,7 @@ class Cell:
     error_type: str | None = None
     error: str | None = None
     traceback: str | None = None
+    time_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,9 @@ class Plan:
             spec = {**plain, **{part: shared[place] for part, place in places.items()}}
             inputs = {role: Input(*pair) for role, pair in pairs.items()}
             jobs[name] = Job(name, kind, side, label, spec, inputs, source)
-        for row in _rows(values["cells"], _CELL):
-            found = dict(zip(_CELL, row, strict=True))
+        known = [name for name in _CELL if name not in _LATER or name in values["cells"]["columns"]]
+        for row in _rows(values["cells"], known):
+            found = dict(zip(known, row, strict=True))
             cells.append(Cell(**{**found, **{name: shared[found[name]] for name in _PARAMS}}))
         return cls(**{**head, "seeds": tuple(values["seeds"]), "jobs": jobs, "cells": cells})
 
@@ -208,6 +211,8 @@ class Plan:
 _JOB = ["id", "kind", "side", "label", "spec", "spec_shared", "inputs", "source_digest"]
 _CELL = [one.name for one in fields(Cell)]
 _PARAMS = ("defense_params", "attack_params")
+# What plans of earlier versions lack; each has a default.
+_LATER = ("time_model",)
 
 
 class _Shared:

@@ -14,6 +14,7 @@ from torch import nn
 from bench.attack import AmbiguityAttack, RemovalAttack
 from bench.bundle import Bundle, bundle_to_key, key_to_bundle
 from bench.defense import Defense
+from bench.derivation import FORGER, SEED_BYTES, derived_stream, is_derived
 from bench.errors import NonFiniteWeights, Unreadable
 from bench.evidence import Evidence
 from bench.key import Key
@@ -29,6 +30,8 @@ from models.compression import compression
 
 # Where a stage keeps what it took, for those that rest on it.
 _SPENT = "spent"
+# Where a forgery keeps the seed from which its key follows.
+_SEED = "seed"
 
 Result = tuple[dict[str, Any], dict[Channel, Bundle]]
 
@@ -163,11 +166,14 @@ def forge(work: Work) -> Result:
     target = target_of(work, plugin.access_used(), plugin.answers)
     trainer = attacker(work, target, plugin.data_used())
     started = _clock(work)
-    key, model, figures = plugin.forge(target, trainer)
+    key, model, figures, seed = plugin.forge(target, trainer)
     seconds = _clock(work) - started
     require_finite(model)
+    if seed is not None and len(seed) != SEED_BYTES:
+        raise ValueError(f"expected {plugin.label} to hand over a seed of {SEED_BYTES} bytes, got {len(seed)}")
     bundle = key_to_bundle(key)
     bundle.models["0"] = model
+    bundle.values[_SEED] = None if seed is None else seed.hex()
     return {
         "seconds": [seconds],
         "figures": {name: float(value) for name, value in figures.items()},
@@ -191,28 +197,30 @@ def measure(work: Work) -> Result:
 
 
 def judge(work: Work) -> Result:
-    """Verify a key on each surrogate; a forged one is also compared with the owner's."""
+    """Verify a key on each surrogate; a forged one is also compared with the owner's, and drawn again by its seed."""
     key, trainer = bundle_to_key(work.bundles["key"]), owner(work)
-    alike = _agreement(work.plugin, key, bundle_to_key(work.bundles["owner"])) if "owner" in work.bundles else {}
+    forged = "owner" in work.bundles
+    alike = _agreement(work.plugin, key, bundle_to_key(work.bundles["owner"])) if forged else {}
     evidence = []
     for model in _in_order(work.bundles["surrogates"]):
         found = _verify(work, model.to(work.device), key, trainer)
         evidence.append({**found, "figures": {**found["figures"], **alike}})
-    return {"evidence": evidence}, {}
+    return {"evidence": evidence, **({"derived": _derived(work, key)} if forged else {})}, {}
 
 
 def decoys(work: Work) -> Result:
-    """Verify fresh keys, completed with the owner's facts, on the protected model."""
+    """Verify fresh keys, each derived from a seed and completed with the owner's facts, on the protected model."""
     defense: Defense = work.plugin
     key, trainer = bundle_to_key(work.bundles["key"]), owner(work)
     model = work.bundles["target"].models["model"].to(work.device)
     statistics, log10_p = [], []
     for number in range(work.options["decoys"]):
-        fresh = defense.draw(work.task, Stream((work.seed, "decoys", defense.name, str(number))))
+        seed = Stream((work.seed, "decoys", defense.name, str(number))).bytes(SEED_BYTES)
+        fresh = defense.draw(work.task, derived_stream(seed, FORGER, defense))
         judged = _verify(work, model, fresh.with_facts_of(key), trainer)
         statistics.append(judged["statistic"])
         log10_p.append(judged["log10_p"])
-    return {"statistic": statistics, "log10_p": log10_p}, {}
+    return {"statistic": statistics, "log10_p": log10_p, "derived": True}, {}
 
 
 def require_finite(model: nn.Module) -> None:
@@ -243,6 +251,12 @@ def _verify(work: Work, model: nn.Module, key: Key, trainer: OwnerTrainer) -> di
         "queries": suspect.queries,
         "seconds": _clock(work) - started,
     }
+
+
+def _derived(work: Work, key: Key) -> bool:
+    """Whether a forged key follows from the seed that was handed over with it."""
+    seed = work.bundles["key"].values.get(_SEED)
+    return seed is not None and is_derived(key, bytes.fromhex(seed), FORGER, work.plugin, work.task)
 
 
 def _agreement(defense: Defense, forged: Key, owned: Key) -> dict[str, float]:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from bench.tables.schema import WITHSTOOD, Protocol
+
 Payoff = Literal["price", "survived"]
 Row = Mapping[str, Any]
 Matrix = NDArray[np.float64]
@@ -118,7 +120,7 @@ def unseen(contest: Contest) -> tuple[Game, Equilibrium]:
     return max(((one, equilibrium(one.payoff)) for one in contest.games), key=lambda pair: pair[1].value)
 
 
-def contest(board: Sequence[Row], cells: Sequence[Row], kind: Payoff) -> Contest:
+def contest(board: Sequence[Row], cells: Sequence[Row], kind: Payoff, protocol: Protocol | None = None) -> Contest:
     """The games of one task and model.
 
     Columns are the removal attacks of the headline: no insiders, and not the yardstick, which every attacker has and
@@ -131,6 +133,8 @@ def contest(board: Sequence[Row], cells: Sequence[Row], kind: Payoff) -> Contest
         board: rows of the leaderboard of one task and model.
         cells: rows of the matrix of the same task and model.
         kind: what is counted.
+        protocol: under which judges settle who a model belongs to: a defense of which a forgery holds there is worth 0
+            as well, and one of which that is unknown is left out. None: forgeries are not counted.
     """
     heads = [row for row in cells if _is_headline(row)]
     games: dict[tuple[str, ...], dict[str, list[tuple[float, bool]]]] = {}
@@ -142,11 +146,13 @@ def contest(board: Sequence[Row], cells: Sequence[Row], kind: Payoff) -> Contest
         ran = {row["attack_label"]: row for row in mine if row["seeds"]}
         if one["reference"]:
             continue
-        if reason := _unplayable(one, mine, kind):
+        if reason := _unplayable(one, mine, kind) or _unsettled(one, protocol):
             left_out[label] = reason
             continue
         if one["verdict"] != "claim":
             worthless[label] = one["verdict"]
+        elif protocol and (accepted := one["forgeries"] - one[WITHSTOOD[protocol]]):
+            worthless[label] = f"{accepted} of {one['forgeries']} forgeries accepted"
         worths = [(0.0, False) if label in worthless else _worth(row, kind) for row in ran.values()]
         games.setdefault(tuple(ran), {})[label] = worths
     return Contest(tuple(_game(attacks, rows) for attacks, rows in games.items()), left_out, worthless)
@@ -173,6 +179,12 @@ def _unplayable(defense: Row, cells: Sequence[Row], kind: Payoff) -> str | None:
     unbounded = [row["attack_label"] for row in cells if row["seeds"] and row["price"] is None]
     if kind == "price" and unbounded:
         return f"nothing bounds its price under {unbounded[0]}; the suite needs `scratch`"
+    return None
+
+
+def _unsettled(defense: Row, protocol: Protocol | None) -> str | None:
+    if protocol and defense["verdict"] == "claim" and defense[WITHSTOOD[protocol]] is None:
+        return "its records do not say when forged keys were there"
     return None
 
 

@@ -12,6 +12,7 @@ from bench.tables import records as recorded
 from bench.tables import schema
 from bench.tables.matrix import cells, interval, labelled, order
 from bench.tables.prices import GROUP, points, runs
+from bench.tables.protocols import withstood
 
 CLASSES = {
     "in-place": "price_in_place",
@@ -70,12 +71,13 @@ def _leaderboard(lines: pd.DataFrame, table: pd.DataFrame, labels: dict[str, dic
         "survived_any",
         "attacks",
         "forgeries",
-        "forgeries_withstood",
         "false_claims",
         "controls",
     )
     for name in (*counted, "insider_survived", "insider_attacks", "claims", "seeds"):
         board[name] = board[name].fillna(0).astype("int64")
+    for name in schema.WITHSTOOD.values():
+        board[name] = board[name].mask(board["forgeries"] == 0, 0)
     board["verdict"] = _verdict(board)
     return board.reset_index()
 
@@ -152,7 +154,7 @@ def _others(table: pd.DataFrame) -> dict[str, pd.Series]:
     control = judged[judged["attack_kind"] == "control"].groupby("group")
     return {
         "forgeries": forged.groupby("group").size(),
-        "forgeries_withstood": forged["claims"].eq(0).groupby(forged["group"]).sum(),
+        **withstood(forged),
         "false_claims": control["claims"].sum(),
         "controls": control["judged"].sum(),
     }

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.tables.prices import CELL, GROUP
+from bench.tables.protocols import forged
 
 _CONSTANT = [
     *("dataset", "defense_family", "defense_access", "attack_class", "attack_access", "knowledge"),
@@ -25,7 +26,7 @@ def cells(lines: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     """
     lines = lines.assign(cell=lines.groupby(CELL, sort=True).ngroup())
     table = lines.loc[~lines["cell"].duplicated(), ["cell", *CELL, *_CONSTANT]].set_index("cell")
-    table = table.assign(**_counts(lines), **_prices(lines), **_measures(lines))
+    table = table.assign(**_counts(lines), **_prices(lines), **_measures(lines), **forged(lines))
     # An attack that never runs on a defense leaves nothing to average, which is not a gap but a verdict.
     table["seeds"] = table["seeds"].astype("int64")
     table["reference"] = is_reference(table)
@@ -74,6 +75,7 @@ def _counts(lines: pd.DataFrame) -> dict[str, pd.Series]:
         "seeds_failed": lines["status"].eq("failed").groupby(lines["cell"]).sum(),
         "seeds_not_applicable": lines["status"].eq("not applicable").groupby(lines["cell"]).sum(),
         "error": every["error"].first(),
+        "time_model": every["time_model"].first(),
         "claims": every["claims"].sum().astype("int64"),
         "judged": every["judged"].sum(),
         "claimed_always": (lines["claims"].gt(0) | ~lines["ok"]).groupby(lines["cell"]).all(),

@@ -18,6 +18,7 @@ _CONSTANT = [
     *("dataset", "defense_family", "defense_access", "attack_class", "attack_access", "knowledge"),
     *("strength_unit", "capacity_log10_p", "accuracy_clean", "accuracy_protected", "seconds_protect"),
     *("data_inputs", "data_labels", "queries", "status", "error_type", "error", "device", "versions"),
+    *("time_model", "derived"),
 ]
 _NUMBERS = ["strength", "accuracy_reference", "accuracy", "log10_p", "claim", "seconds", "seconds_verify"]
 _FIGURES = {"floor": "log10_p_floor", "share": "share_1e-2"}
@@ -47,12 +48,13 @@ def points(fractions: pd.Series) -> pd.Series:
 
 def _frame(records: pa.Table) -> pd.DataFrame:
     """The columns that are needed, strings as categories: a million rows are grouped by their codes."""
-    table = records.select(sorted({*RUN, *_CONSTANT, *_NUMBERS} - {"versions", "claim"}))
+    table = records.select(sorted({*RUN, *_CONSTANT, *_NUMBERS} - {"versions", "claim", "derived"}))
     figures = records["figures"]
     for name, figure in _FIGURES.items():
         table = table.append_column(name, pc.map_lookup(figures, pa.scalar(figure), "first"))
     table = table.append_column("versions", _text_of(records["versions"]))
-    table = table.append_column("claim", records["claim"].cast(pa.int8()).cast(pa.float64()))
+    for name in ("claim", "derived"):
+        table = table.append_column(name, records[name].cast(pa.int8()).cast(pa.float64()))
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
             table = table.set_column(place, field.name, table[field.name].dictionary_encode())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.errors import InputError
@@ -31,8 +32,39 @@ def _with_texts(table: pa.Table) -> pa.Table:
     return table.append_column(field, pa.nulls(table.num_rows, field.type))
 
 
+def _with_protocols(table: pa.Table) -> pa.Table:
+    """Version 3 says when a forged key was there and whether it is derived; of older rows neither is known.
+
+    A forgery that has no claim on evidence has none under a stricter protocol, whatever its key.
+    """
+    if "figures" in table.column_names:
+        return _with_nulls(table, schema.RECORDS, ("time_model", "derived"))
+    if "forgeries" in table.column_names:
+        withstood = table["forgeries_withstood"]
+        all_of_them = pc.if_else(pc.equal(withstood, table["forgeries"]), withstood, pa.scalar(None, withstood.type))
+        for name in ("forgeries_withstood_committed", "forgeries_withstood_derived"):
+            table = table.append_column(schema.LEADERBOARD.field(name), all_of_them)
+        return table
+    if "yardstick" in table.column_names:
+        rows = zip(*(table[name].to_pylist() for name in ("judged_key", "seeds", "claims")), strict=True)
+        forged = [claims > 0 if key == "forger" and seeds else None for key, seeds, claims in rows]
+        table = table.append_column(schema.MATRIX.field("forged"), pa.array(forged, pa.bool_()))
+        for name in ("forged_committed", "forged_derived"):
+            known = pa.array([None if one else one for one in forged], pa.bool_())
+            table = table.append_column(schema.MATRIX.field(name), known)
+        return _with_nulls(table, schema.MATRIX, ("time_model",))
+    return table
+
+
+def _with_nulls(table: pa.Table, columns: pa.Schema, names: tuple[str, ...]) -> pa.Table:
+    for name in names:
+        field = columns.field(name)
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
+
+
 # Version to the function that makes of a table of that version one of the next.
-MIGRATIONS: dict[int, Callable[[pa.Table], pa.Table]] = {1: _with_texts}
+MIGRATIONS: dict[int, Callable[[pa.Table], pa.Table]] = {1: _with_texts, 2: _with_protocols}
 
 
 def build(plan: Plan, entries: Mapping[str, Mapping[str, Any]]) -> tuple[pa.Table, pa.Table]:

@@ -66,7 +66,7 @@ def _cell_columns(cell: Cell, book: Book) -> Row:
             "attack_class",
             "knowledge",
         ),
-        *("judged_key", "strength_unit", "capacity_log10_p", "defense_family", "defense_access"),
+        *("judged_key", "time_model", "strength_unit", "capacity_log10_p", "defense_family", "defense_access"),
         *("attack_family", "attack_access"),
     )
     clean, protected = _measured(cell, book, "clean"), _measured(cell, book, "protected")
@@ -168,6 +168,7 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
     for row, one, noted in zip(rows, taken, told, strict=True):
         named = {f"{how}.{name}": value for name, value in noted.items()}
         row["figures"] = _figures(named, one, _ratios(one, cell, book), row["figures"])
+        row["derived"] = book.result(judge_of(cell)).get("derived")
     for row, reference in zip(rows, lists.get("reference accuracies", []), strict=False):
         row["accuracy_reference"] = reference
     for row, control in zip(rows, beside or [], strict=False):
@@ -239,6 +240,7 @@ def _decoys_row(cell: Cell, book: Book) -> Row | None:
         "statistic": -negative,
         "log10_p": log10_p,
         "claim": _claims(log10_p, book),
+        "derived": book.result(job).get("derived"),
         "figures": _figures({"decoys": float(len(drawn)), **shares}),
         "seconds": book.entry(job).get("seconds"),
     }

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pyarrow as pa
 
-VERSION = 2
+VERSION = 3
+
+# What a judge asks of a forger: evidence alone; that the key was committed to before the model was published; that it
+# follows from a seed and the forger's name as well. What holds under one of these holds under those before it.
+Protocol = Literal["evidence", "committed", "derived"]
+# Column of the matrix: whether a forger's claim holds. Null where no forger's key was judged, and where the evidence is
+# a claim and the record does not say what the protocol asks.
+FORGED: dict[Protocol, str] = {
+    "evidence": "forged",
+    "committed": "forged_committed",
+    "derived": "forged_derived",
+}
+# Column of the leaderboard: how many forgeries end in no claim that holds; null where that is unknown of one.
+WITHSTOOD: dict[Protocol, str] = {
+    "evidence": "forgeries_withstood",
+    "committed": "forgeries_withstood_committed",
+    "derived": "forgeries_withstood_derived",
+}
 
 _TEXT, _NUMBER, _COUNT, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 _TIME = pa.timestamp("us", tz="UTC")
@@ -27,6 +46,8 @@ RECORDS = pa.schema(
         ("attack_class", _TEXT),
         ("knowledge", _TEXT),
         ("judged_key", _TEXT),
+        ("time_model", _TEXT),
+        ("derived", _FLAG),
         ("strength", _NUMBER),
         ("strength_unit", _TEXT),
         ("accuracy_clean", _NUMBER),
@@ -112,6 +133,8 @@ LEADERBOARD = pa.schema(
         ("price_attack", _TEXT),
         ("ceiling", _NUMBER),
         ("forgeries_withstood", _COUNT),
+        ("forgeries_withstood_committed", _COUNT),
+        ("forgeries_withstood_derived", _COUNT),
         ("forgeries", _COUNT),
         ("false_claims", _COUNT),
         ("controls", _COUNT),
@@ -153,7 +176,11 @@ MATRIX = pa.schema(
         ("knowledge", _TEXT),
         ("yardstick", _FLAG),
         ("judged_key", _TEXT),
+        ("time_model", _TEXT),
         ("verdict", _TEXT),
+        ("forged", _FLAG),
+        ("forged_committed", _FLAG),
+        ("forged_derived", _FLAG),
         ("price", _NUMBER),
         ("price_censored", _FLAG),
         ("price_low", _NUMBER),

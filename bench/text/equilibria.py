@@ -12,24 +12,31 @@ import pyarrow as pa
 
 from bench.tables import records as recorded
 from bench.tables.game import Contest, Equilibrium, Game, Matrix, Payoff, Pure, contest, maximin, unseen
+from bench.tables.schema import Protocol
 from bench.text.layout import Grid, to_text
 
 Row = Mapping[str, Any]
 WIDTH = 100
 _KINDS: tuple[Payoff, ...] = ("price", "survived")
 _UNITS = {"price": "points of accuracy", "survived": "chance that the mark survives"}
+_FORGED: dict[Protocol, str] = {
+    "evidence": "A mark that anybody forges is worth 0.",
+    "committed": "Keys must have been committed to before the model was published: a mark forged so is worth 0.",
+    "derived": "Keys must be committed to before and derived from a seed and a name: a mark forged so is worth 0.",
+}
 # Below it a choice is noise of the solver.
 _LEAST = 5e-4
 # Defenses of equal worth that are named in a line.
 _NAMED = 3
 
 
-def render(leaderboard: pa.Table, matrix: pa.Table, form: str) -> str:
+def render(leaderboard: pa.Table, matrix: pa.Table, form: str, protocol: Protocol | None = None) -> str:
     """The games of all tasks.
 
     Args:
         leaderboard, matrix: as for `bench.text.report.render`.
         form: `table` or `json`.
+        protocol: as for `bench.tables.game.contest`.
     """
     board, cells = leaderboard.to_pylist(), matrix.to_pylist()
     meta = recorded.metadata(leaderboard)
@@ -40,12 +47,13 @@ def render(leaderboard: pa.Table, matrix: pa.Table, form: str) -> str:
         there = [row for row in cells if (row["task"], row["model"]) == (task, model)]
         for kind in _KINDS:
             known = {"task": task, "model": model, "payoff": kind}
-            made = contest(here, there, kind)
+            made = contest(here, there, kind, protocol)
             found.append({**known, **_values(made)})
             parts.append(_text(f"Task {task}, model {model}: {_title(kind, meta)}", made, kind))
     if form == "json":
-        return json.dumps({"alpha": float(meta["alpha"]), "games": found}, indent=1, allow_nan=False) + "\n"
-    return "\n".join([*parts, *_legend()]) + "\n" if parts else "No records yet.\n"
+        values = {"alpha": float(meta["alpha"]), "protocol": protocol, "games": found}
+        return json.dumps(values, indent=1, allow_nan=False) + "\n"
+    return "\n".join([*parts, *_legend(protocol)]) + "\n" if parts else "No records yet.\n"
 
 
 def _title(kind: Payoff, meta: Mapping[str, str]) -> str:
@@ -125,12 +133,12 @@ def _shares(labels: Sequence[str], shares: Matrix) -> dict[str, float]:
     return {label: float(share) for label, share in zip(labels, shares, strict=True) if share >= _LEAST}
 
 
-def _legend() -> Iterator[str]:
+def _legend(protocol: Protocol | None) -> Iterator[str]:
     yield from _filled(
         "The owner picks a defense, the attacker a removal attack; what the one gets the other pays. Prices count at "
         "most as the ceiling, which training on own labels costs. An attacker sees which attacks apply, so that an "
-        "owner hides among defenses to which the same ones do. Other mixtures may be worth as much. Insiders and "
-        "forgeries are not in these games."
+        "owner hides among defenses to which the same ones do. Other mixtures may be worth as much. Insiders"
+        + (" and forgeries are not in these games." if protocol is None else f" are in none. {_FORGED[protocol]}")
     )
 
 

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bench.tables.schema import WITHSTOOD
 from bench.text.layout import Grid, shorten
 
 Row = Mapping[str, Any]
@@ -22,10 +23,9 @@ _SECTIONS: list[tuple[str, Callable[[Row], bool]]] = [
     ("Extraction: a new model is trained from the model's answers", lambda row: _headline(row, "extraction")),
     ("The ceiling: trained without touching the model", lambda row: bool(row["yardstick"])),
     ("Insiders, who hold a part of the key (not counted above)", lambda row: _insider(row)),
-    (
-        "Forging a second proof",
-        lambda row: is_forged(row) and row["knowledge"] != "insider",
-    ),
+    ("Forging a second proof", lambda row: _forgery(row, None)),
+    ("Forging a second proof after the fact, which a commitment refuses", lambda row: _forgery(row, "after the fact")),
+    ("Forging a second proof, committed to before", lambda row: _forgery(row, "committed before")),
     (
         "Forging a second proof, by insiders (not counted either)",
         lambda row: is_forged(row) and row["knowledge"] == "insider",
@@ -44,6 +44,8 @@ _WORDS = {
     "withstood": "withstood",
     "no claim": "no claim",
 }
+# Of a forgery by a key that follows from no seed.
+CHOSEN = "°"
 # Characters kept for the labels of attacks where there are many defenses, and at most for a defense.
 _LABEL, _HEADER = 32, 16
 
@@ -68,7 +70,7 @@ def board_grid(board: list[Row]) -> Grid:
                 _kept(row),
                 *(price(row[column], row[f"{column}_censored"]) for column in classes),
                 _cheapest(row),
-                _share(row["forgeries"] - row["forgeries_withstood"], row["forgeries"]),
+                _forged(row),
                 _share(row["false_claims"], row["controls"]),
             ]
         )
@@ -112,7 +114,7 @@ def cell_text(row: Row) -> str:
     if is_disputed(row) and row["verdict"] in ("claim", "no claim"):
         return _dispute(row) + some
     if row["verdict"] in _WORDS:
-        return _WORDS[row["verdict"]] + some
+        return _WORDS[row["verdict"]] + (CHOSEN if is_chosen(row) else "") + some
     if row["verdict"] == "ceiling":
         return number(row["least_loss"]) + some
     mark = "" if row["survived"] else "*"
@@ -122,6 +124,23 @@ def cell_text(row: Row) -> str:
 def is_forged(row: Row) -> bool:
     """Whether a row of the matrix judges a forger's key."""
     return bool(row["attack_kind"] == "ambiguity" and row["judged_key"] == "forger")
+
+
+def is_chosen(row: Row) -> bool:
+    """Whether a row of the matrix is a forgery that a commitment does not refuse, and a judge of derived keys does."""
+    return bool(row["forged_committed"] and row["forged_derived"] is False)
+
+
+def protocols(row: Row) -> list[int | None]:
+    """Forgeries of a defense that are accepted under each protocol, None where that is unknown."""
+    counts = [row[column] for column in WITHSTOOD.values()]
+    return [None if count is None else row["forgeries"] - count for count in counts]
+
+
+def is_split(row: Row) -> bool:
+    """Whether it is known of a defense which protocol refuses the forgeries that evidence does not."""
+    accepted, *stricter = protocols(row)
+    return bool(accepted) and any(count is not None for count in stricter)
 
 
 def is_disputed(row: Row) -> bool:
@@ -154,6 +173,10 @@ def _dispute(row: Row) -> str:
     return f"{'claims' if claims else 'no claim'}{share} {number(row['least_loss'])}"
 
 
+def _forgery(row: Row, time_model: str | None) -> bool:
+    return is_forged(row) and row["knowledge"] != "insider" and row["time_model"] == time_model
+
+
 def _insider(row: Row) -> bool:
     return bool(row["attack_kind"] == "removal" and row["knowledge"] == "insider")
 
@@ -178,6 +201,12 @@ def _kept(row: Row) -> str:
         return "-"
     every, some = row["survived"], row["survived_any"]
     return f"{every if every == some else f'{every}-{some}'}/{row['attacks']}"
+
+
+def _forged(row: Row) -> str:
+    counts = protocols(row) if is_split(row) else protocols(row)[:1]
+    told = "·".join("?" if count is None else str(count) for count in counts)
+    return f"{told}/{row['forgeries']}" if row["forgeries"] else "-"
 
 
 def _share(part: int, whole: int) -> str:

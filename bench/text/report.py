@@ -12,12 +12,16 @@ import pyarrow as pa
 
 from bench.errors import unknown
 from bench.tables import records as recorded
-from bench.text.grids import board_grid, is_disputed, matrix_grids
+from bench.text.grids import CHOSEN, board_grid, is_chosen, is_disputed, is_split, matrix_grids
 from bench.text.layout import to_markdown, to_text
 
 Row = Mapping[str, Any]
 FORMATS = ("table", "markdown", "json", "parquet")
 WIDTH = 100
+_PROTOCOLS = (
+    " (a·b·c/n: of n tried a on evidence alone, b if the key must have been committed to before the model was "
+    "published, c if it must be derived from a seed and its owner's name as well)"
+)
 
 
 @overload
@@ -99,7 +103,8 @@ def _legend(meta: Mapping[str, str], board: list[Row], cells: list[Row]) -> list
         price += f"; >=x = not below x, the ceiling{told}: the price of training on own labels instead"
     kept = (
         "kept: attacks that did not remove the mark"
-        f"{' (a-b: a in every seed, b in some seed)' if _differ(board) else ''}. forged: forgeries accepted. "
+        f"{' (a-b: a in every seed, b in some seed)' if _differ(board) else ''}. forged: forgeries accepted"
+        f"{_PROTOCOLS if any(map(is_split, board)) else ''}. "
         "false: claims on models that never had the mark."
     )
     return [claim, f"{price}.", kept, *_words(cells)]
@@ -129,6 +134,8 @@ def _words(cells: list[Row]) -> list[str]:
             "claims x, no claim x: whether the owner's key verifies on the model that the forger shows, and the points "
             "of accuracy that this model has lost"
         )
+    if any(is_chosen(row) for row in told):
+        found.append(f"{CHOSEN}: by a key that is not derived from a seed and the forger's name")
     if any(row["seeds_failed"] and row["seeds"] for row in cells):
         found.append("!: failed in some seeds")
     return ["; ".join(found) + "."] if found else []

@@ -21,6 +21,7 @@ _COLUMNS = (
     *(
         "log10_p",
         "claim",
+        "derived",
         "data_inputs",
         "data_labels",
         "queries",
@@ -109,6 +110,7 @@ def _cell(cell: Cell) -> str:
         " ": f"kind {cell.attack_kind}, class {cell.attack_class}, access {cell.attack_access}, "
         f"knowledge {cell.knowledge}",
         "judged key": cell.judged_key,
+        **({"time model": cell.time_model} if cell.time_model else {}),
     }
     return _aligned("Cell", facts)
 
