@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -213,6 +214,28 @@ def decoys(work: Work) -> Result:
         statistics.append(judged["statistic"])
         log10_p.append(judged["log10_p"])
     return {"statistic": statistics, "log10_p": log10_p}, {}
+
+
+def null(work: Work) -> Result:
+    """Verify owners' completed keys, and fresh ones with the facts of each in turn, on a model without their mark.
+
+    Fresh keys are drawn anew for each such model, so that no two of their p-values hang together through a key.
+    """
+    defense: Defense = work.plugin
+    public = work.bundles["target"]
+    model = public.models["model"] if "model" in public.models else _in_order(public)[-1]
+    model, owners = model.to(work.device), work.options["owners"]
+    found: dict[str, list[dict[str, Any]]] = {"owners": [], "decoys": []}
+    # Owner by owner: what all keys with the same facts ask of the model is asked once.
+    for place, seed in enumerate(owners):
+        key, trainer = bundle_to_key(work.bundles[f"key:{seed}"]), owner(dataclasses.replace(work, seed=seed))
+        found["owners"].append(_verify(work, model, key, trainer))
+        for number in range(place, work.options["decoys"], len(owners)):
+            fresh = defense.draw(work.task, Stream((work.seed, "null", defense.name, str(number))))
+            found["decoys"].append(_verify(work, model, fresh.with_facts_of(key), trainer))
+    unread = {f"unreadable_{name}": sum(one["reason"] is not None for one in judged) for name, judged in found.items()}
+    reason = next((one["reason"] for judged in found.values() for one in judged if one["reason"]), None)
+    return {**{n: [one["log10_p"] for one in judged] for n, judged in found.items()}, **unread, "reason": reason}, {}
 
 
 def require_finite(model: nn.Module) -> None:
