@@ -141,7 +141,9 @@ def clustered_share(
     else:
         effect = 1 + sum(max(1.0, _design_effect(*group)) - 1 for group in groups)
         wide = stats.t.ppf((1 + confidence) / 2, [max(1, whole - 1), max(1, fewest - 1)])
-        effective = min(float(whole), whole / effect * float((wide[0] / wide[1]) ** 2))
+        # A single cluster tells nothing of others, and no interval is wider than that of one try.
+        lost = float((wide[0] / wide[1]) ** 2) if fewest > 1 else 1.0
+        effective = min(float(whole), max(1.0, whole / effect * lost))
     agreed, tail = found / whole * effective, (1 - confidence) / 2
     low = float(stats.beta.ppf(tail, agreed, effective - agreed + 1)) if found else 0.0
     high = float(stats.beta.ppf(1 - tail, agreed + 1, effective - agreed)) if found < whole else 1.0

@@ -128,9 +128,9 @@ def _worst(reading: str, level: float, log10_p: np.ndarray, below: np.ndarray) -
     """The chance of so large a share on the worst model, or of so small a p-value, times how many there are."""
     if reading == "owners":
         # Whatever hangs together: no more than this.
-        return min(1.0, log10_p.size * math.pow(10, float(log10_p.min())))
-    models, pairs = below.shape
-    return min(1.0, models * float(stats.binom.sf(below.sum(1).max() - 1, pairs, level)))
+        return min(1.0, int(log10_p.size) * math.pow(10.0, float(log10_p.min())))
+    models, pairs = int(below.shape[0]), int(below.shape[1])
+    return min(1.0, models * float(stats.binom.sf(int(below.sum(1).max()) - 1, pairs, level)))
 
 
 def _judge(rows: list[Row]) -> None:
