@@ -98,7 +98,9 @@ def test_the_shipped_suite_asks_what_a_calibration_needs():
     made = {plan.jobs[trial.job].inputs["target"].job for trial in plan.trials}
     assert len(made) == len(strangers) >= 20
     assert {trial.kind for trial in strangers.values()} == {"same", "architecture", "data", "stolen"}
-    assert all(trial.decoys >= 1000 and len(trial.owners) >= 5 for trial in plan.trials)
+    # Whole draws of fresh keys, a tenth of all: a thousand for each defense.
+    assert all(trial.decoys * by_defense[trial.defense_label] >= 10_000 for trial in plan.trials)
+    assert all(len(trial.owners) >= 5 for trial in plan.trials)
     # Each is made once for all defenses, and by nobody whose key is held against it.
     owners = {one.job for trial in plan.trials for role, one in plan.jobs[trial.job].inputs.items() if role != "target"}
     assert not made & owners
@@ -177,6 +179,7 @@ def test_fresh_keys_have_the_facts_of_the_owners_in_turn_and_each_model_its_own(
     assert [one[0] for one in first] == [*"3333", *"444"]
     assert [one[2] for one in first] == [*"3333", *"444"]
     assert [first[0][1], first[4][1]] == [key.tensor("message").tolist() for key in keys.values()]
+    assert len({str(one[1]) for one in first}) == len(first)
     again, second = asked("1001", Bundle(models={"0": task.new_model(Stream(("early",))), "1": model}))
     # The last of what an attack left is the same model: the owners' evidence stays, fresh keys are others.
     assert again["owners"] == found["owners"]

@@ -70,7 +70,8 @@ class Null:
         architectures: names of other ones; a model of each, trained on the owner's data.
         data: how many have the task's architecture and the attacker's labelled inputs.
         stolen: how many are another owner's protected models, by the suite's schemes in turn.
-        decoys: fresh keys, completed with the facts of the owners in turn, for each defense and model.
+        decoys: fresh keys for each defense and model, completed with the facts of the owners in turn; of each owner's
+            every tenth is drawn as a whole, the others between them anew in their uniform part.
     """
 
     models: int = 20
