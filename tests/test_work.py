@@ -281,7 +281,10 @@ def test_one_job_of_each_kind_of_every_shipped_suite_runs(name):
             assert outcomes[job.id].status == "ok", outcomes[job.id].traceback
         return outcomes[job.id]
 
-    sizes = {task.model: sum(one.numel() for one in task.skeleton.parameters()) for task in chosen.tasks}
+    nets = {task.model: task.skeleton for task in chosen.tasks}
+    for name in chosen.null.architectures if chosen.null else ():
+        nets[name] = models.skeleton(name, chosen.tasks[0].classes, chosen.tasks[0].shape)
+    sizes = {name: sum(one.numel() for one in net.parameters()) for name, net in nets.items()}
     # Every plugin on the smallest net, and each kind of job on every net.
     for job in sorted(whole.jobs.values(), key=lambda job: sizes[job.spec["task"]["model"]]):
         what = {(job.kind, job.spec.get("plugin", {}).get("name")), (job.kind, job.spec["task"]["model"])}

@@ -71,7 +71,7 @@ class Null:
         data: how many have the task's architecture and the attacker's labelled inputs.
         stolen: how many are another owner's protected models, by the suite's schemes in turn.
         decoys: fresh keys for each defense and model, completed with the facts of the owners in turn; of each owner's
-            every tenth is drawn as a whole, the others between them anew in their uniform part.
+            every eighth is drawn as a whole, the others between them anew in their uniform part.
     """
 
     models: int = 20

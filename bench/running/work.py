@@ -32,7 +32,7 @@ from models.compression import compression
 # Where a stage keeps what it took, for those that rest on it.
 _SPENT = "spent"
 # How many fresh keys in a row share what is random in them beside the uniform part: most that is asked depends on it.
-_SHARED = 10
+_SHARED = 8
 
 Result = tuple[dict[str, Any], dict[Channel, Bundle]]
 
@@ -242,7 +242,7 @@ def null(work: Work) -> Result:
 
 
 def _fresh(work: Work, numbers: Iterable[int]) -> Iterator[Key]:
-    """Keys whose uniform part is fresh each time, and what is random beside it every tenth time."""
+    """Keys whose uniform part is fresh each time, and what is random beside it every eighth time."""
     defense: Defense = work.plugin
     for turn, number in enumerate(numbers):
         drawn = defense.draw(work.task, Stream((work.seed, "null", defense.name, str(number))))
