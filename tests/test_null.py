@@ -271,15 +271,15 @@ def test_the_interval_covers_a_share_that_differs_from_model_to_model():
     """Rates of models from a beta distribution of mean 0.1: nominal 95 %, where independent tries would give less."""
     drawn = np.random.default_rng(1)
     tries, covered, naive = np.full((20, 1), 200), 0, 0
-    for _ in range(400):
+    for _ in range(250):
         rates = drawn.beta(4, 36, size=(20, 1))
         hits = drawn.binomial(tries, rates)
         found = clustered_share(hits, tries)
         covered += found.low <= 0.1 <= found.high
         plain = stats.binomtest(int(hits.sum()), 4000).proportion_ci(method="exact")
         naive += plain.low <= 0.1 <= plain.high
-    assert covered >= 0.92 * 400
-    assert naive < 0.80 * 400
+    assert covered >= 0.92 * 250
+    assert naive < 0.80 * 250
 
 
 def test_the_interval_is_about_as_wide_as_a_bootstrap_over_models():
@@ -400,13 +400,14 @@ def test_p_values_that_are_a_level_are_at_it():
     assert row.calibration == "reliable"
 
 
-def test_a_trial_that_failed_is_no_gap():
+def test_a_trial_that_failed_is_no_gap(tmp_path):
     found, plan, entries = tables({"honest": SCHEMES["honest"], "liar": SCHEMES["liar"]}, lost=("honest 4", "liar 4"))
     frame = found.null.to_pandas()
     assert set(frame.models_failed) == {1}
     assert set(frame[frame.defense == "honest"].calibration) == {"not tested"}
     assert set(frame[frame.defense == "liar"].calibration) == {"unreliable"}
-    assert null.failures(plan, entries)[0] == ("honest on a model without its mark (seed 1004): ValueError: boom")
+    written = boards.write(SimpleNamespace(path=tmp_path, entries=entries), plan)
+    assert "honest on a model without its mark (seed 1004): ValueError: boom" in written.failures()
     told = nulls.render(found.null, "table")
     assert "FAILED (1)" in told
     assert "boom" in told
@@ -496,7 +497,7 @@ def test_a_leaderboard_of_before_the_column_can_be_read(tmp_path):
 
 RUN = """
 name = "whole"
-seeds = [0, 1]
+seeds = [0]
 [[tasks]]
 dataset = "digits"
 recipe = { epochs = 1 }
@@ -516,28 +517,16 @@ decoys = 6
 """
 
 
-def test_a_run_from_the_suite_to_the_table_and_a_failure_in_it(tmp_path, monkeypatch):
+def test_a_run_from_the_suite_to_the_table(tmp_path):
     (tmp_path / "whole.toml").write_text(RUN)
     options = Options(str(tmp_path / "whole.toml"), out=tmp_path / "out", device="cpu", local=True)
     told = io.StringIO()
     assert run(options, Console(file=told, width=120)) == 0, told.getvalue()
     assert "bear no mark of the owners" in told.getvalue()
     rows = records.read(tmp_path / "out" / "null.parquet", "null").to_pylist()
-    assert {(row["reading"], row["pairs"], row["unreadable"]) for row in rows} == {("decoys", 18, 6), ("owners", 6, 2)}
+    assert {(row["reading"], row["pairs"], row["unreadable"]) for row in rows} == {("decoys", 18, 6), ("owners", 3, 1)}
     kinds = records.read(tmp_path / "out" / "null_models.parquet", "null_models").column("kind").to_pylist()
     assert Counter(kinds) == {"architecture": 2, "data": 2, "stolen": 2}
     again = io.StringIO()
     assert run(options, Console(file=again, width=120)) == 0
     assert "0 jobs run" in again.getvalue()
-
-    def broken(work):
-        raise OSError("no such device")
-
-    monkeypatch.setattr(work, "null", broken)
-    failed = io.StringIO()
-    renewed = dataclasses.replace(options, fresh=True)
-    assert run(renewed, Console(file=failed, width=200)) == 1
-    assert (
-        "failed: uchida[bits=16] on a model without its mark (alexnet-small, seed 2000): OSError" in failed.getvalue()
-    )
-    assert "FAILED (3)" in failed.getvalue()
