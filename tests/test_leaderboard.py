@@ -27,7 +27,7 @@ false_claims int64, controls int64, decoy_share_1e-2 double, capacity_log10_p do
 protect_ratio double, seconds_verify double, insider_survived int64, insider_attacks int64,
 insider_price double, insider_price_censored bool, insider_price_attack string, cells_ok int64,
 cells_failed int64, cells_not_applicable int64, error string, devices list<string>, mixed_devices bool,
-mixed_versions bool
+mixed_versions bool, calibration string
 """
 MATRIX_3 = """
 task string, dataset string, model string, defense string, defense_params string, defense_label string,

@@ -223,7 +223,14 @@ def shrunk(chosen):
         recipe = dataclasses.replace(task.recipe, epochs=least)
         tasks.append(dataclasses.replace(task, recipe=recipe, parts=sizes))
     brief = [dataclasses.replace(one, round_epochs=1) if hasattr(one, "rounds") else one for one in chosen.defenses]
-    return dataclasses.replace(chosen, tasks=tuple(tasks), defenses=tuple(brief))
+    shorter = dataclasses.replace(chosen, tasks=tuple(tasks), defenses=tuple(brief))
+    if chosen.null is None:
+        return shorter
+    # Of models without a mark one of each kind, and of owners one.
+    kinds = {"architectures": chosen.null.architectures[:1], "data": 1, "stolen": 1}
+    null = dataclasses.replace(chosen.null, models=3 + len(kinds["architectures"]), **kinds)
+    header = dataclasses.replace(chosen.header, seeds=chosen.header.seeds[:1])
+    return dataclasses.replace(shorter, null=null, header=header, schemes=tuple(brief[1:2]))
 
 
 SHORT = {"epochs", "every", "retrain_epochs", "steps", "trials", "pretraining", "iterations", "draws"}
@@ -245,7 +252,7 @@ def in_brief(spec):
         params["snapped"] = 1.0
     brief = {"plugin": {**spec["plugin"], "params": params}} if params else {}
     if "decoys" in spec.get("options", {}):
-        brief["options"] = {"decoys": 2}
+        brief["options"] = {**spec["options"], "decoys": 2}
     return {**spec, **brief}
 
 
@@ -277,7 +284,10 @@ def test_one_job_of_each_kind_of_every_shipped_suite_runs(name):
             assert outcomes[job.id].status == "ok", outcomes[job.id].traceback
         return outcomes[job.id]
 
-    sizes = {task.model: sum(one.numel() for one in task.skeleton.parameters()) for task in chosen.tasks}
+    nets = {task.model: task.skeleton for task in chosen.tasks}
+    for name in chosen.null.architectures if chosen.null else ():
+        nets[name] = models.skeleton(name, chosen.tasks[0].classes, chosen.tasks[0].shape)
+    sizes = {name: sum(one.numel() for one in net.parameters()) for name, net in nets.items()}
     # Every plugin on the smallest net, and each kind of job on every net.
     for job in sorted(whole.jobs.values(), key=lambda job: sizes[job.spec["task"]["model"]]):
         what = {(job.kind, job.spec.get("plugin", {}).get("name")), (job.kind, job.spec["task"]["model"])}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bench.errors import InputError
 from bench.planning.job import Plan
 from bench.storage.store import RunFolder
 from bench.tables import records as recorded
+
+# Where the null table is looked for that says which defenses have honest p-values.
+NULL = Path("results") / "null"
+_NULL_FILE = "null.parquet"
 
 
 @dataclass(frozen=True)
@@ -23,15 +29,19 @@ class Tables:
         leaderboard: a row per defense.
         matrix: a row per defense and attack.
         paths: where they were written, where they were.
+        null: how often p-values are small without a mark, where the suite asks.
+        untried: a line for each trial of that kind without a result.
     """
 
     records: pa.Table
     leaderboard: pa.Table
     matrix: pa.Table
     paths: tuple[Path, ...] = ()
+    null: pa.Table | None = None
+    untried: tuple[str, ...] = ()
 
     def failures(self) -> list[str]:
-        """A line for each failed row: defense, attack, seed, error."""
+        """A line for each failed row: defense, attack, seed, error; and for each trial without a result."""
         names = ["defense", "defense_params", "attack", "attack_params", "attack_kind", "seed"]
         failed = self.records.filter(pc.equal(self.records["status"], "failed"))
         rows = failed.select([*names, "error_type", "error"]).to_pylist()
@@ -45,11 +55,11 @@ class Tables:
             kind = ", control" if row["attack_kind"] == "control" else ""
             what = f"{defense} x {attack} (seed {row['seed']}{kind})"
             lines.append(f"{what}: {row['error_type']}: {row['error']}")
-        return list(dict.fromkeys(lines))
+        return list(dict.fromkeys([*lines, *self.untried]))
 
 
 def write(folder: RunFolder, plan: Plan) -> Tables:
-    """Compact the journal into the four Parquet files of the folder."""
+    """Compact the journal into the Parquet files of the folder."""
     records, decoys = recorded.build(plan, folder.entries)
     tables = _boards(records)
     files = {
@@ -58,29 +68,63 @@ def write(folder: RunFolder, plan: Plan) -> Tables:
         "leaderboard.parquet": tables.leaderboard,
         "matrix.parquet": tables.matrix,
     }
+    made, untried = None, []
+    if plan.trials:
+        from bench.tables import null
+
+        made, models = null.build(plan, folder.entries, records.schema.metadata)
+        untried = null.failures(plan, folder.entries)
+        files |= {_NULL_FILE: made, "null_models.parquet": models}
+        tables = _marked(tables, made)
+        files["leaderboard.parquet"] = tables.leaderboard
     for name, table in files.items():
         recorded.write(table, folder.path / name)
-    return Tables(records, tables.leaderboard, tables.matrix, tuple(folder.path / name for name in files))
+    paths = tuple(folder.path / name for name in files)
+    return Tables(records, tables.leaderboard, tables.matrix, paths, made, tuple(untried))
 
 
 def text(tables: Tables, form: str) -> str:
     """The tables as text; `form` is `table`, `markdown` or `json`."""
-    from bench.text import report
+    from bench.text import nulls, report
 
-    return str(report.render(tables.leaderboard, tables.matrix, form))
+    told = str(report.render(tables.leaderboard, tables.matrix, form))
+    if tables.null is None:
+        return told
+    if form == "json":
+        return json.dumps({**json.loads(told), "null": tables.null.to_pylist()}, indent=1, allow_nan=False) + "\n"
+    return f"{told}\n{nulls.render(tables.null, form)}"
 
 
-def show(runs: Sequence[Path], form: str) -> str:
+def calibrated(tables: Tables, null: Path | None = None) -> Tables:
+    """The tables with a leaderboard that says which defenses have honest p-values.
+
+    Args:
+        tables: of a run; where it has a null table of its own, that one says so already.
+        null: folder of a null table; None for that of `NULL`, where there is one.
+
+    Raises:
+        InputError: the named folder has none, or one of another version.
+    """
+    if null is not None and not (null / _NULL_FILE).exists():
+        raise InputError(f"{null}: expected a folder with {_NULL_FILE}, which a run of a suite with [null] writes")
+    path = (null or NULL) / _NULL_FILE
+    if tables.null is not None or not path.exists():
+        return tables
+    return _marked(tables, recorded.read(path, "null"))
+
+
+def show(runs: Sequence[Path], form: str, null: Path | None = None) -> str:
     """The leaderboard of run folders (or of folders with a records.parquet), several merged.
 
     Args:
         runs: folders.
         form: as for `text`; `parquet` writes both files into the current folder and names them.
+        null: as for `calibrated`.
 
     Raises:
         InputError: a folder without records, another schema version, or runs under different rules.
     """
-    tables = read(runs)
+    tables = calibrated(read(runs), null)
     if form != "parquet":
         return text(tables, form)
     paths = {Path("leaderboard.parquet"): tables.leaderboard, Path("matrix.parquet"): tables.matrix}
@@ -97,6 +141,7 @@ def read(runs: Sequence[Path]) -> Tables:
 def show_settled(run: Path, jobs: int) -> str:
     """The leaderboard of a run that is whole, with the words with which `run` ends."""
     files = "records.parquet, decoys.parquet, leaderboard.parquet, matrix.parquet"
+    files += ", null.parquet, null_models.parquet" if (run / _NULL_FILE).exists() else ""
     told = f"0 jobs run, {jobs} finished before, 0 failed; nothing has changed since"
     return f"{show([run], 'table')}\n{told}\nfiles in {run}: {files}\n"
 
@@ -114,13 +159,26 @@ def _single(run: Path) -> Tables:
     names = ("records", "leaderboard", "matrix")
     paths = tuple(run / f"{name}.parquet" for name in names)
     records, leaderboard, matrix = (recorded.read(p, name) for p, name in zip(paths, names, strict=True))
-    return Tables(records, leaderboard, matrix, paths)
+    return Tables(records, leaderboard, matrix, paths, _null_of(run))
 
 
 def _merged(runs: Sequence[Path]) -> Tables:
     from bench.tables.merge import merge
 
-    return _boards(merge([recorded.read(run / "records.parquet") for run in runs]))
+    tables = _boards(merge([recorded.read(run / "records.parquet") for run in runs]))
+    null = next((found for found in map(_null_of, reversed(runs)) if found is not None), None)
+    return tables if null is None else replace(_marked(tables, null), null=null)
+
+
+def _null_of(run: Path) -> pa.Table | None:
+    path = run / _NULL_FILE
+    return recorded.read(path, "null") if path.exists() else None
+
+
+def _marked(tables: Tables, null: pa.Table) -> Tables:
+    from bench.tables.calibration import marked
+
+    return replace(tables, leaderboard=marked(tables.leaderboard, tables.records, null))
 
 
 def _boards(records: pa.Table) -> Tables:

@@ -110,11 +110,16 @@ def run(
 @click.option(
     "--format", "form", type=click.Choice(["table", "markdown", "json", "parquet"]), default="table", show_default=True
 )
-def leaderboard(runs: tuple[Path, ...], form: str) -> None:
+@click.option(
+    "--null",
+    type=click.Path(path_type=Path),
+    help="Folder of a null table: which defenses have honest p-values; default results/null, where it is there.",
+)
+def leaderboard(runs: tuple[Path, ...], form: str, null: Path | None) -> None:
     """Print the leaderboard of one or more run folders; parquet writes the files and prints their paths."""
     from bench.commands import boards
 
-    click.echo(boards.show(runs, form), nl=False)
+    click.echo(boards.show(runs, form, null), nl=False)
 
 
 @main.command()
@@ -138,12 +143,15 @@ def game(runs: tuple[Path, ...], form: str, protocol: Literal["evidence", "commi
 
 @main.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("job")
-def show(run_folder: Path, job: str) -> None:
-    """Print one record of RUN by its JOB id or a prefix of it: whole provenance, and how to repeat it."""
+@click.argument("job", required=False)
+def show(run_folder: Path, job: str | None) -> None:
+    """Print one record of RUN by its JOB id or a prefix of it: whole provenance, and how to repeat it.
+
+    Without JOB all tables of RUN.
+    """
     from bench.commands import boards
 
-    click.echo(boards.describe(run_folder, job), nl=False)
+    click.echo(boards.show([run_folder], "table") if job is None else boards.describe(run_folder, job), nl=False)
 
 
 @main.command()

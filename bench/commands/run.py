@@ -57,7 +57,8 @@ def run(options: Options, console: Console | None = None, known: str | None = No
         failures = tables.failures()
         if known and not options.address and not failures and all(map(folder.succeeded, plan.jobs)):
             settled.stamp(out, known, outside, len(plan.jobs), tables.paths)
-    console.print(boards.text(tables, "table"), markup=False, highlight=False, soft_wrap=True, end="")
+    told = boards.text(boards.calibrated(tables), "table")
+    console.print(told, markup=False, highlight=False, soft_wrap=True, end="")
     console.print(escape(_summary(totals, out, tables)), highlight=False, soft_wrap=True)
     for line in failures:
         console.print(f"failed: {escape(line)}", highlight=False, soft_wrap=True)

@@ -122,8 +122,9 @@ def _declared(plan: Plan, job: Job, task: Task, speed: Speed) -> Cost:
     source: Source = "declared"
     if job.kind == "measure":
         effort = Effort(answered=task.sizes.test * _judged(plan, job))
-    elif job.kind in ("judge", "decoys"):
-        looks = job.spec["options"]["decoys"] if job.kind == "decoys" else _judged(plan, job)
+    elif job.kind in ("judge", "decoys", "null"):
+        options = job.spec.get("options", {})
+        looks = options["decoys"] + len(options.get("owners", [])) if "decoys" in options else _judged(plan, job)
         return Cost(_FIXED + looks * (_VERIFY_SECONDS + speed.seconds(_VERIFY)), "guessed")
     elif job.kind == "disclose":
         return Cost(_FIXED, "guessed")

@@ -13,6 +13,7 @@ from bench import data, parameters, registry
 from bench.attack import Attack, DecoyAttack
 from bench.defense import Defense
 from bench.errors import InputError
+from bench.planning import strangers
 from bench.planning.dag import JobPlanner
 from bench.planning.job import Cell, Input, Plan
 from bench.planning.suite import Suite, Unusable
@@ -45,10 +46,15 @@ def make(suite: Suite, device: str = "cpu", seeds: Iterable[int] | None = None) 
         jobs={},
         cells=[],
     )
+
+    @functools.cache
+    def dag(task: Task, seed: int) -> JobPlanner:
+        return JobPlanner(task, seed, header.threads, device, prepared(task.info, task.sizes), plan.jobs)
+
     for task in suite.tasks:
         for seed in chosen:
-            dag = JobPlanner(task, seed, header.threads, device, digests[task.name], plan.jobs)
-            _CellPlanner(suite, task, seed, dag, plan.cells).cross()
+            _CellPlanner(suite, task, seed, dag(task, seed), plan.cells).cross()
+        plan.trials.extend(strangers.trials(suite, task, plan, dag))
     return plan
 
 

@@ -29,6 +29,7 @@ _METHODS: dict[str, tuple[str, ...]] = {
     # A forged key is drawn again by its seed.
     "judge": ("draw", "verify", "access_used", "__post_init__"),
     "decoys": ("draw", "verify", "access_used", "__post_init__"),
+    "null": ("draw", "verify", "access_used", "__post_init__"),
 }
 
 # Objects that every job is handed, so that no name in its code leads to them.
@@ -197,6 +198,27 @@ class JobPlanner:
         spec = {"plugin": self._spec(defense), "options": {"decoys": attack.decoys}}
         label = f"decoys {attack.label} for {defense.label}"
         return self._job("decoys", "owner", label, spec, inputs, [(defense, _METHODS["decoys"])])
+
+    def null(self, defense: Defense, name: str, stranger: str, keys: Mapping[int, str], decoys: int) -> str:
+        """Owners' completed keys, and fresh ones, on a model that bears no mark of theirs.
+
+        Args:
+            defense: whose keys.
+            name: of the model.
+            stranger: the job that made it.
+            keys: the jobs that completed the owners' keys, by seed.
+            decoys: how many fresh keys.
+        """
+        inputs = {"target": Input(stranger, "public")}
+        inputs |= {f"key:{seed}": Input(job, "secret") for seed, job in keys.items()}
+        options = {"decoys": decoys, "owners": [str(seed) for seed in keys]}
+        spec = {"plugin": self._spec(defense), "options": options}
+        label = f"null {defense.label} on {name}"
+        return self._job("null", "owner", label, spec, inputs, [(defense, _METHODS["null"])])
+
+    def judging_source(self, defense: Defense) -> str:
+        """The digest of what a job runs that judges by a defense."""
+        return self._source("judge", [(defense, _METHODS["judge"])])
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], str]) -> str:
         # By class as well: two plugins without fields are equal whatever their classes.

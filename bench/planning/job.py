@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-JobKind = Literal["stage", "protect", "disclose", "attack", "forge", "measure", "judge", "decoys"]
+JobKind = Literal["stage", "protect", "disclose", "attack", "forge", "measure", "judge", "decoys", "null"]
 Side = Literal["owner", "attacker"]
 Channel = Literal["public", "secret"]
 Status = Literal["ok", "not applicable", "failed"]
@@ -58,7 +58,8 @@ class Outcome:
             attack: strengths, seconds (so far) and figures (per surrogate), inputs_used, labels_used, queries;
             forge: figures, inputs_used, labels_used, queries; measure: accuracy, figures (per surrogate);
             judge: evidence (per surrogate: statistic, log10_p, figures, texts, reason, seconds), and of a forged key
-            derived; decoys: statistic, log10_p (per decoy), derived.
+            derived; decoys: statistic, log10_p (per decoy), derived;
+            null: decoys, owners (log10_p of each), unreadable_decoys, unreadable_owners (how many), reason.
         products: bytes of bundles by channel.
         error_type: class name of the error.
         error: its message.
@@ -138,6 +139,34 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One defense against one model that bears no mark of its owners (the suite's `[null]`).
+
+    Attributes:
+        stranger: name of that model.
+        kind: `same` architecture and data with another seed, another `architecture`, other `data`, or `stolen`:
+            another owner's protected model.
+        model: architecture of the stranger.
+        owners: seeds of the owners whose completed keys are held against it.
+        decoys: how many fresh keys are.
+        source: digest of what a job runs that judges by this defense.
+        job: the id of the job.
+    """
+
+    task: str
+    defense: str
+    defense_params: dict[str, Any]
+    defense_label: str
+    stranger: str
+    kind: Literal["same", "architecture", "data", "stolen"]
+    model: str
+    owners: tuple[int, ...]
+    decoys: int
+    source: str
+    job: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """A suite as a DAG of jobs, and the cells that they fill.
 
@@ -153,6 +182,7 @@ class Plan:
         data_digests: task to the digest of its data's content.
         jobs: by id, parents before children.
         cells: in the order of the suite.
+        trials: of defenses against models without their mark, likewise.
     """
 
     suite: str
@@ -166,6 +196,7 @@ class Plan:
     data_digests: dict[str, str]
     jobs: dict[str, Job]
     cells: list[Cell]
+    trials: list[Trial] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values.
@@ -182,10 +213,11 @@ class Plan:
             [shared.place(known[name]) if name in _PARAMS else known[name] for name in _CELL]
             for known in map(vars, self.cells)
         ]
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("jobs", "cells")}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _ROWS}
         values["seeds"] = list(self.seeds)
         tables = {"jobs": {"columns": _JOB, "rows": jobs}, "cells": {"columns": _CELL, "rows": cells}}
-        return {**values, "shared": shared.values, **tables}
+        trials = [{**vars(one), "owners": list(one.owners)} for one in self.trials]
+        return {**values, "shared": shared.values, **tables, "trials": trials}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Plan:
@@ -194,7 +226,7 @@ class Plan:
         Raises:
             ValueError, LookupError, TypeError: not such values.
         """
-        head = {name: value for name, value in values.items() if name not in ("shared", "jobs", "cells")}
+        head = {name: value for name, value in values.items() if name not in ("shared", *_ROWS)}
         shared, jobs, cells = values["shared"], {}, []
         for row in _rows(values["jobs"], _JOB):
             name, kind, side, label, plain, places, pairs, source = row
@@ -205,7 +237,9 @@ class Plan:
         for row in _rows(values["cells"], known):
             found = dict(zip(known, row, strict=True))
             cells.append(Cell(**{**found, **{name: shared[found[name]] for name in _PARAMS}}))
-        return cls(**{**head, "seeds": tuple(values["seeds"]), "jobs": jobs, "cells": cells})
+        # A plan of before the first trial has none.
+        trials = [Trial(**{**one, "owners": tuple(one["owners"])}) for one in values.get("trials", [])]
+        return cls(**{**head, "seeds": tuple(values["seeds"]), "jobs": jobs, "cells": cells, "trials": trials})
 
 
 _JOB = ["id", "kind", "side", "label", "spec", "spec_shared", "inputs", "source_digest"]
@@ -213,6 +247,7 @@ _CELL = [one.name for one in fields(Cell)]
 _PARAMS = ("defense_params", "attack_params")
 # What plans of earlier versions lack; each has a default.
 _LATER = ("time_model",)
+_ROWS = ("jobs", "cells", "trials")
 
 
 class _Shared:

@@ -22,6 +22,7 @@ from bench.task import Sizes, Task
 
 SHIPPED = Path(__file__).parent.parent / "suites"
 _TASK_KEYS = ("dataset", "model", "recipe", "parts")
+_TABLES = ("tasks", "defenses", "attacks", "null")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,39 @@ class Header:
 
 
 @dataclass(frozen=True)
+class Null:
+    """The table `[null]`: every defense against models that bear no mark of its owners, which are the suite's seeds.
+
+    Attributes:
+        models: how many such models in all; those that are of no kind below are of the task's own architecture and
+            trained on the owner's data, with other seeds.
+        architectures: names of other ones; a model of each, trained on the owner's data.
+        data: how many have the task's architecture and the attacker's labelled inputs.
+        stolen: how many are another owner's protected models, by the suite's schemes in turn.
+        decoys: fresh keys for each defense and model, completed with the facts of the owners in turn; of each owner's
+            every eighth is drawn as a whole, the others between them anew in their uniform part.
+    """
+
+    models: int = 20
+    architectures: tuple[str, ...] = ()
+    data: int = 5
+    stolen: int = 5
+    decoys: int = 1000
+
+    def __post_init__(self) -> None:
+        if min(self.models, self.decoys) < 1 or min(self.data, self.stolen) < 0:
+            raise ValueError("expected models >= 1, decoys >= 1, data >= 0 and stolen >= 0")
+        if self.same < 0:
+            kinds = f"{len(self.architectures)} architectures, {self.data} data, {self.stolen} stolen"
+            raise ValueError(f"expected at least as many models as there are of some kind, got {self.models}: {kinds}")
+
+    @property
+    def same(self) -> int:
+        """How many differ from the clean model in their seed alone."""
+        return self.models - len(self.architectures) - self.data - self.stolen
+
+
+@dataclass(frozen=True)
 class Unusable:
     """A plugin that a suite names and whose file is broken: its cells become failed rows."""
 
@@ -78,6 +112,8 @@ class Suite:
         tasks: with their recipes.
         defenses: every combination of parameters that it names, in order, each once.
         attacks: likewise.
+        null: what the defenses are held against beside, where the suite says so.
+        schemes: of other owners, for `null`: one for each way of protecting in the suite, whatever `--only` leaves.
     """
 
     header: Header
@@ -85,6 +121,8 @@ class Suite:
     tasks: tuple[Task, ...]
     defenses: tuple[Defense | Unusable, ...]
     attacks: tuple[Attack | Unusable, ...]
+    null: Null | None = None
+    schemes: tuple[Defense, ...] = ()
 
 
 def shipped() -> dict[str, Path]:
@@ -124,8 +162,8 @@ def read(name: str) -> Suite:
 
 def parse(table: Mapping[str, Any], where: str, source: str) -> Suite:
     """The suite of a parsed TOML table; errors as for `read`."""
-    scalars = {key: value for key, value in table.items() if key not in ("tasks", "defenses", "attacks")}
-    known = [*parameters.types_of(Header), "tasks", "defenses", "attacks"]
+    scalars = {key: value for key, value in table.items() if key not in _TABLES}
+    known = [*parameters.types_of(Header), *_TABLES]
     for key in scalars:
         if key not in known:
             raise unknown("key", key, known, where)
@@ -137,7 +175,38 @@ def parse(table: Mapping[str, Any], where: str, source: str) -> Suite:
     twice = [name for name, count in Counter(task.name for task in tasks).items() if count > 1]
     if twice:
         raise InputError(f"{where}: expected tasks that differ in dataset or model, got {twice[0]!r} twice")
-    return Suite(header, source, tuple(tasks), _once(defenses), _once(attacks))
+    schemes = _schemes(defenses)
+    null = _null(table["null"], tasks, schemes, where) if "null" in table else None
+    return Suite(header, source, tuple(tasks), _once(defenses), _once(attacks), null, schemes)
+
+
+def _null(table: Any, tasks: Iterable[Task], schemes: tuple[Defense, ...], where: str) -> Null:
+    at = f"{where}, [null]"
+    if not isinstance(table, Mapping):
+        raise InputError(f"{at}: expected a table, got {table!r}")
+    null = parameters.build(Null, table, at)
+    for name in null.architectures:
+        if name not in models.names():
+            raise unknown("model", name, models.names(), f"{at}, key 'architectures'")
+        for task in tasks:
+            if name == task.model:
+                raise InputError(f"{at}, key 'architectures': expected others than that of {task.name}, got {name!r}")
+            try:
+                models.skeleton(name, task.classes, task.shape)
+            except ValueError as error:
+                raise InputError(f"{at}, key 'architectures': {error}") from error
+    if not schemes:
+        raise InputError(f"{at}: expected a defense that protects something, got none")
+    return null
+
+
+def _schemes(plugins: Iterable[Any]) -> tuple[Defense, ...]:
+    """The first of the defenses that protect alike, for each way of protecting."""
+    found: dict[str, Defense] = {}
+    for one in plugins:
+        if isinstance(one, Defense) and not one.undefended:
+            found.setdefault(parameters.canonical([one.name, parameters.values_of(one, judged_too=False)]), one)
+    return tuple(found.values())
 
 
 def _tables(table: Mapping[str, Any], key: str, where: str) -> list[tuple[Mapping[str, Any], str]]:

@@ -100,7 +100,7 @@ def _surroundings(job: Job, inputs: Mapping[str, bytes], device: torch.device) -
     spec = job.spec
     bundles = {role: Bundle.from_bytes(content) for role, content in inputs.items()}
     # Keys stay on the CPU, where they were drawn: a scheme moves what it needs.
-    bundles = {role: one if role in _ON_CPU else one.to(device) for role, one in bundles.items()}
+    bundles = {role: one if role.partition(":")[0] in _ON_CPU else one.to(device) for role, one in bundles.items()}
     surroundings = Work(
         task=specs.task_of(spec["task"], spec["data"]),
         seed=spec["seed"],

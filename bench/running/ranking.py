@@ -10,7 +10,7 @@ from bench.planning.job import Job, Plan
 from bench.storage.store import RunFolder
 
 # Rough seconds of a job of which no earlier time is known; only their order matters.
-_GUESS = {"protect": 20.0, "stage": 15.0, "attack": 10.0, "forge": 10.0, "decoys": 5.0}
+_GUESS = {"protect": 20.0, "stage": 15.0, "attack": 10.0, "forge": 10.0, "decoys": 5.0, "null": 10.0}
 
 Entries = Mapping[str, Mapping[str, Any]]
 

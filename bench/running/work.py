@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from bench.evidence import Evidence
 from bench.key import Key
 from bench.planning.job import Channel
 from bench.plugin import Access
+from bench.question import Question
 from bench.split import Inputs, Split
 from bench.stage import Stage
 from bench.stream import Stream
@@ -32,6 +34,8 @@ from models.compression import compression
 _SPENT = "spent"
 # Where a forgery keeps the seed from which its key follows.
 _SEED = "seed"
+# How many fresh keys in a row share what is random in them beside the uniform part: most that is asked depends on it.
+_SHARED = 8
 
 Result = tuple[dict[str, Any], dict[Channel, Bundle]]
 
@@ -221,6 +225,55 @@ def decoys(work: Work) -> Result:
         statistics.append(judged["statistic"])
         log10_p.append(judged["log10_p"])
     return {"statistic": statistics, "log10_p": log10_p, "derived": True}, {}
+
+
+def null(work: Work) -> Result:
+    """Verify owners' completed keys, and fresh ones with the facts of each in turn, on a model without their mark.
+
+    Fresh keys are drawn anew for each such model, so that no two of their p-values hang together through a key.
+    """
+    defense: Defense = work.plugin
+    public = work.bundles["target"]
+    model = public.models["model"] if "model" in public.models else _in_order(public)[-1]
+    suspect, owners = _remembering(model.to(work.device), defense.access_used()), work.options["owners"]
+    found: dict[str, list[Evidence]] = {"owners": [], "decoys": []}
+    # Owner by owner: what all keys with the same facts ask of the model is asked once.
+    for place, seed in enumerate(owners):
+        key, trainer = bundle_to_key(work.bundles[f"key:{seed}"]), owner(dataclasses.replace(work, seed=seed))
+        found["owners"].append(_evidence(defense, suspect(), key, trainer))
+        for fresh in _fresh(work, range(place, work.options["decoys"], len(owners))):
+            found["decoys"].append(_evidence(defense, suspect(), fresh.with_facts_of(key), trainer))
+    unread = {f"unreadable_{name}": sum(one.reason is not None for one in judged) for name, judged in found.items()}
+    reason = next((str(one.reason) for judged in found.values() for one in judged if one.reason), None)
+    told = {name: [float(one.log10_p) for one in judged] for name, judged in found.items()}
+    return {**told, **unread, "reason": reason}, {}
+
+
+def _fresh(work: Work, numbers: Iterable[int]) -> Iterator[Key]:
+    """Keys whose uniform part is fresh each time, and what is random beside it every eighth time."""
+    defense: Defense = work.plugin
+    for turn, number in enumerate(numbers):
+        drawn = defense.draw(work.task, Stream((work.seed, "null", defense.name, str(number))))
+        if turn % _SHARED == 0 or not defense.uniform:
+            whole = drawn
+        yield whole.redraw(drawn, defense.uniform)
+
+
+def _remembering(model: nn.Module, access: Access) -> Callable[[], Suspect]:
+    """Makes suspects that answer the same inputs once, since many keys ask them."""
+    about = Question.about((), model.state_dict().values(), lambda: None).digest
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        return Question.about(("answers", about), (x,), lambda: predict(model, x)).answer().clone()
+
+    return lambda: Suspect(answer, model, access)
+
+
+def _evidence(defense: Defense, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
+    try:
+        return defense.verify(suspect, key, trainer)
+    except Unreadable as error:
+        return Evidence.unreadable(str(error))
 
 
 def require_finite(model: nn.Module) -> None:

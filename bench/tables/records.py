@@ -174,7 +174,7 @@ def read(path: str | os.PathLike[str], kind: str = "records") -> pa.Table:
 
     Args:
         path: the Parquet file.
-        kind: `records`, `decoys`, `leaderboard` or `matrix`.
+        kind: one of `bench.tables.schema.TABLES`.
 
     Raises:
         InputError: no such file, not Parquet, or of a version that no migration leads away from.
@@ -187,6 +187,9 @@ def read(path: str | os.PathLike[str], kind: str = "records") -> pa.Table:
         raise InputError(f"{path}: not a readable Parquet file: {error}") from error
     table = _migrated(table, path)
     expected = schema.TABLES[kind]
+    for name in schema.LATER.get(kind, []):
+        if name not in table.column_names:
+            table = table.append_column(expected.field(name), pa.nulls(table.num_rows, expected.field(name).type))
     missing = [name for name in expected.names if name not in table.column_names]
     if missing:
         raise InputError(f"{path}: expected the columns of {kind}, missing {', '.join(missing[:5])}")

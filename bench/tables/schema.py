@@ -1,4 +1,4 @@
-"""The columns of the four Parquet files, their types, and the version that they share."""
+"""The columns of the Parquet files, their types, and the version that they share."""
 
 from __future__ import annotations
 
@@ -155,6 +155,7 @@ LEADERBOARD = pa.schema(
         ("devices", pa.list_(_TEXT)),
         ("mixed_devices", _FLAG),
         ("mixed_versions", _FLAG),
+        ("calibration", _TEXT),
     ]
 )
 
@@ -208,4 +209,68 @@ MATRIX = pa.schema(
     ]
 )
 
-TABLES = {"records": RECORDS, "decoys": DECOYS, "leaderboard": LEADERBOARD, "matrix": MATRIX}
+# Columns that a file of today's version may lack; they are empty then.
+LATER = {"leaderboard": ["calibration"]}
+
+# Rates are shares of pairs of a key and a model in [0, 1].
+NULL = pa.schema(
+    [
+        ("task", _TEXT),
+        ("defense", _TEXT),
+        ("defense_params", _TEXT),
+        ("defense_label", _TEXT),
+        ("reading", _TEXT),
+        ("level", _NUMBER),
+        ("is_alpha", _FLAG),
+        ("models", _COUNT),
+        ("models_failed", _COUNT),
+        ("keys", _COUNT),
+        ("pairs", _COUNT),
+        ("unreadable", _COUNT),
+        ("expected", _NUMBER),
+        ("exceeding", _COUNT),
+        ("rate", _NUMBER),
+        ("low", _NUMBER),
+        ("high", _NUMBER),
+        ("effective", _NUMBER),
+        ("worst_model", _TEXT),
+        ("worst_rate", _NUMBER),
+        ("log10_p_min", _NUMBER),
+        ("p_pooled", _NUMBER),
+        ("p_worst", _NUMBER),
+        ("p_exceeding", _NUMBER),
+        ("p_holm", _NUMBER),
+        ("verdict", _TEXT),
+        ("calibration", _TEXT),
+        ("source_digest", _TEXT),
+        ("error", _TEXT),
+    ]
+)
+
+NULL_MODELS = pa.schema(
+    [
+        ("task", _TEXT),
+        ("defense", _TEXT),
+        ("defense_params", _TEXT),
+        ("reading", _TEXT),
+        ("stranger", _TEXT),
+        ("kind", _TEXT),
+        ("model", _TEXT),
+        ("job_id", _TEXT),
+        ("pairs", _COUNT),
+        ("unreadable", _COUNT),
+        ("reason", _TEXT),
+        ("quantile", pa.list_(_NUMBER)),
+        ("owner", pa.list_(_COUNT)),
+        ("log10_p", pa.list_(_NUMBER)),
+    ]
+)
+
+TABLES = {
+    "records": RECORDS,
+    "decoys": DECOYS,
+    "leaderboard": LEADERBOARD,
+    "matrix": MATRIX,
+    "null": NULL,
+    "null_models": NULL_MODELS,
+}

@@ -46,6 +46,8 @@ _WORDS = {
 }
 # Of a forgery by a key that follows from no seed.
 CHOSEN = "°"
+# What a null table says of a defense's p-values.
+_CALIBRATION = {"reliable": "ok", "unreliable": "A LIE"}
 # Characters kept for the labels of attacks where there are many defenses, and at most for a defense.
 _LABEL, _HEADER = 32, 16
 
@@ -59,6 +61,8 @@ def board_grid(board: list[Row]) -> Grid:
     classes = [column for column in _CLASSES if any(row[f"{column}_censored"] is not None for row in board)]
     prices = [f"price\n{_CLASSES[column]}" for column in classes]
     headers = ["defense", "box", "claim", "cost", "kept", *prices, "cheapest\nremoval", "forged", "false"]
+    tested = [row for row in board if row["calibration"] in _CALIBRATION]
+    headers += ["p is"] if tested else []
     grid = Grid(headers, labels=(0, 1, 5 + len(classes)))
     for row in board:
         grid.rows.append(
@@ -72,6 +76,7 @@ def board_grid(board: list[Row]) -> Grid:
                 _cheapest(row),
                 _forged(row),
                 _share(row["false_claims"], row["controls"]),
+                *([_CALIBRATION.get(row["calibration"], "-")] if tested else []),
             ]
         )
     return grid

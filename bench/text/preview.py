@@ -31,6 +31,7 @@ _KINDS = {
     "measure": "accuracies measured",
     "judge": "keys judged",
     "decoys": "random keys drawn",
+    "null": "models without a mark",
 }
 _SHARING = ["Slots that share a GPU are counted as if each had one of its own."]
 _SOURCES = {

@@ -107,7 +107,16 @@ def _legend(meta: Mapping[str, str], board: list[Row], cells: list[Row]) -> list
         f"{_PROTOCOLS if any(map(is_split, board)) else ''}. "
         "false: claims on models that never had the mark."
     )
-    return [claim, f"{price}.", kept, *_words(cells)]
+    return [claim, f"{price}.", kept, *_tested(board), *_words(cells)]
+
+
+def _tested(board: list[Row]) -> list[str]:
+    if not {row["calibration"] for row in board} & {"reliable", "unreliable"}:
+        return []
+    return [
+        "p is: ok = on models without the mark small p-values are as rare as they say (suite with [null]); "
+        "A LIE = they are not, and its claims are unreliable; - = not tested as it stands."
+    ]
 
 
 def _differ(board: list[Row]) -> bool:
