@@ -1,0 +1,116 @@
+"""The matrix and the Pareto plot of each task as SVG and PNG, the same bytes from the same tables."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from bench.publishing.content import STATES
+from bench.text.grids import cell_text
+
+Row = Mapping[str, Any]
+# Style of a verdict to a colour that is told from the others by people who see few colours, too.
+_COLOURS = {
+    **{"kept": "#d3e5f8", "lost": "#f3a15f", "void": "#e8e3f2", "fail": "#ffe27a", "rule": "#eeeeee"},
+    "none": "#ffffff",
+}
+# More rows than this are no figure that anybody reads; the page shows them.
+MOST = 120
+
+
+def draw(leaderboard: pa.Table, matrix: pa.Table) -> dict[str, bytes]:
+    """Name of a file to its content; of each task both figures in both forms.
+
+    Args:
+        leaderboard: of `bench.tables.leaderboard.boards`.
+        matrix: likewise.
+    """
+    import matplotlib as mpl
+
+    board, cells = leaderboard.to_pylist(), matrix.to_pylist()
+    drawn: dict[str, bytes] = {}
+    # Texts stay texts in SVG; a fixed salt gives elements the same names every time.
+    with mpl.rc_context({"svg.hashsalt": "ownbench", "svg.fonttype": "none", "font.size": 8}):
+        for task, model in dict.fromkeys((row["task"], row["model"]) for row in board):
+            here = [row for row in board if (row["task"], row["model"]) == (task, model)]
+            there = [row for row in cells if (row["task"], row["model"]) == (task, model)]
+            name = named(task, model)
+            drawn |= _saved(f"pareto-{name}", _pareto(here, task))
+            drawn |= _saved(f"matrix-{name}", _matrix(here, there, task))
+    return drawn
+
+
+def named(task: str, model: str) -> str:
+    """A part of a file's name: letters, digits and hyphens alone, whatever the task is called."""
+    whole = task if model in task else f"{task}-{model}"
+    return re.sub(r"[^a-z0-9]+", "-", whole.lower()).strip("-") or "task"
+
+
+def _saved(name: str, figure: Any) -> dict[str, bytes]:
+    files = {}
+    for form, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+        sink = io.BytesIO()
+        figure.savefig(sink, format=form, dpi=110, metadata=metadata)
+        files[f"{name}.{form}"] = sink.getvalue()
+    return files
+
+
+def _pareto(board: list[Row], task: str) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    panel = figure.subplots()
+    for rank, row in enumerate(board, 1):
+        if row["verdict"] != "claim" or row["price"] is None or row["accuracy_cost"] is None:
+            continue
+        label = f"{rank} {_plain(row['defense_label'])}{' (bound)' if row['price_censored'] else ''}"
+        marker = "^" if row["price_censored"] else "o"
+        panel.plot(row["accuracy_cost"], row["price"], marker, label=label, markersize=5)
+        panel.annotate(str(rank), (row["accuracy_cost"], row["price"]), xytext=(4, 3), textcoords="offset points")
+    panel.set(xlabel="accuracy cost, points", ylabel="price of the cheapest removal, points", title=_plain(task))
+    if panel.lines:
+        figure.legend(loc="outside right upper", fontsize=6)
+    return figure
+
+
+def _matrix(board: list[Row], cells: list[Row], task: str) -> Any:
+    from matplotlib.figure import Figure
+
+    columns = {(row["defense"], row["defense_params"]): place for place, row in enumerate(board)}
+    kept = [row for row in cells if row["attack_kind"] in ("removal", "ambiguity")]
+    kept = [row for row in kept if row["attack_kind"] == "removal" or row["judged_key"] == "forger"]
+    rows: dict[tuple, int] = {}
+    labels: list[str] = []
+    for row in sorted(kept, key=lambda one: (one["attack_kind"] != "removal", one["knowledge"] == "insider")):
+        key = (row["attack_kind"], row["attack"], row["attack_params"])
+        if key not in rows and len(rows) < MOST:
+            rows[key] = len(rows)
+            labels.append(_plain(row["attack_label"]))
+    figure = Figure(figsize=(2.2 + 0.75 * len(columns), 1.8 + 0.22 * max(1, len(rows))), layout="constrained")
+    panel = figure.subplots()
+    for row in kept:
+        place = rows.get((row["attack_kind"], row["attack"], row["attack_params"]))
+        if place is not None:
+            _cell(panel, row, columns[row["defense"], row["defense_params"]], place)
+    panel.set(xlim=(-0.5, len(columns) - 0.5), ylim=(max(1, len(rows)) - 0.5, -0.5), title=_plain(task))
+    panel.set_xticks(range(len(columns)), [_plain(row["defense_label"]) for row in board], rotation=60, ha="left")
+    panel.set_yticks(range(len(labels)), labels)
+    panel.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
+    return figure
+
+
+def _cell(panel: Any, row: Row, column: int, place: int) -> None:
+    from matplotlib.patches import Rectangle
+
+    glyph, style, _ = STATES.get(row["verdict"], ("?", "void", ""))
+    panel.add_patch(Rectangle((column - 0.48, place - 0.46), 0.96, 0.92, color=_COLOURS[style], lw=0))
+    panel.text(column, place, f"{glyph} {_plain(cell_text(row))}", ha="center", va="center", fontsize=6)
+
+
+def _plain(text: str) -> str:
+    """Text that is not read as mathematics."""
+    return text.replace("$", r"\$")
