@@ -51,6 +51,9 @@ def render(lines: pd.DataFrame, names: tuple[str, str], form: str = "table") -> 
 
 def _section(word: str, rows: pd.DataFrame) -> Iterator[str]:
     yield f"{word.upper()}: {_MEANS[word]}"
+    if word.startswith("missing"):
+        yield from _gaps(rows)
+        return
     grid = Grid(["defense", "attack", "what", "A", "B", "B - A", "verdict"], labels=(0, 1, 2, 6))
     for row in rows.head(SHOWN).to_dict("records"):
         grid.rows.append(_row(row))
@@ -59,8 +62,20 @@ def _section(word: str, rows: pd.DataFrame) -> Iterator[str]:
         yield f"and {len(rows) - SHOWN} more; --format json has all"
 
 
+def _gaps(rows: pd.DataFrame) -> Iterator[str]:
+    """What is missing, by defense: a scheme or an attack that one side never had fills many cells."""
+    cells = rows[rows["measure"] != "cost"]
+    grid = Grid(["defense", "cells", "of these attacks"], labels=(0, 2))
+    for (_, _, label), group in cells.groupby(["task", "model", "defense_label"], sort=True):
+        names = list(dict.fromkeys(group["attack_label"]))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        grid.rows.append([label, str(len(group)), ", ".join(names[:3]) + more])
+    yield to_text(grid, WIDTH)
+
+
 def _row(row: Mapping[Any, Any]) -> list[str]:
-    kind = f" ({row['attack_kind']})" if row["attack_kind"] in ("ambiguity", "control") else ""
+    kinds = {"ambiguity": f" ({row['judged_key']}'s key)", "control": " (control)"}
+    kind = kinds.get(row["attack_kind"], "")
     values = {name: plain(row[name]) for name in ("a", "b", "difference", "low", "high")}
     scale = 100.0 if row["measure"] == "claim" else 1.0
     a, b, change = (number(None if values[name] is None else scale * values[name]) for name in ("a", "b", "difference"))

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from bench.publishing.content import STATES
 from bench.text.grids import cell_text
+from bench.text.layout import shorten
 
 Row = Mapping[str, Any]
 # Style of a verdict to a colour that is told from the others by people who see few colours, too.
@@ -20,6 +21,8 @@ _COLOURS = {
 }
 # More rows than this are no figure that anybody reads; the page shows them.
 MOST = 120
+# Characters of a label.
+_LONGEST = 40
 
 
 def draw(leaderboard: pa.Table, matrix: pa.Table) -> dict[str, bytes]:
@@ -112,5 +115,5 @@ def _cell(panel: Any, row: Row, column: int, place: int) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text that is not read as mathematics."""
-    return text.replace("$", r"\$")
+    """Text that is not read as mathematics, and leaves room for the figure."""
+    return shorten([text], _LONGEST)[0].replace("$", r"\$")

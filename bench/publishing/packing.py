@@ -34,6 +34,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         if math.isfinite(value):
             short = float(f"{value:.{DIGITS}g}")
+            # Rounding may leave the range of floats.
+            short = short if math.isfinite(short) else value
             return int(short) if short.is_integer() and abs(short) < 1e15 else short
         return None if math.isnan(value) else str(value)
     return value.isoformat() if isinstance(value, datetime) else value
