@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from bench.publishing.content import STATES
@@ -20,7 +21,7 @@ _COLOURS = {
     "none": "#ffffff",
 }
 # More rows than this are no figure that anybody reads; the page shows them.
-MOST = 120
+MOST = 60
 # Characters of a label.
 _LONGEST = 40
 
@@ -81,8 +82,6 @@ def _pareto(board: list[Row], task: str) -> Any:
 
 
 def _matrix(board: list[Row], cells: list[Row], task: str) -> Any:
-    from matplotlib.figure import Figure
-
     columns = {(row["defense"], row["defense_params"]): place for place, row in enumerate(board)}
     kept = [row for row in cells if row["attack_kind"] in ("removal", "ambiguity")]
     kept = [row for row in kept if row["attack_kind"] == "removal" or row["judged_key"] == "forger"]
@@ -93,25 +92,46 @@ def _matrix(board: list[Row], cells: list[Row], task: str) -> Any:
         if key not in rows and len(rows) < MOST:
             rows[key] = len(rows)
             labels.append(_plain(row["attack_label"]))
-    figure = Figure(figsize=(2.2 + 0.75 * len(columns), 1.8 + 0.22 * max(1, len(rows))), layout="constrained")
-    panel = figure.subplots()
+    return _drawn(board, kept, columns, rows, labels, task)
+
+
+def _drawn(
+    board: list[Row],
+    kept: list[Row],
+    columns: Mapping[tuple, int],
+    rows: Mapping[tuple, int],
+    labels: list[str],
+    task: str,
+) -> Any:
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    styles = list(_COLOURS)
+    ground = np.full((max(1, len(rows)), len(columns)), styles.index("none"))
+    texts = []
     for row in kept:
         place = rows.get((row["attack_kind"], row["attack"], row["attack_params"]))
         if place is not None:
-            _cell(panel, row, columns[row["defense"], row["defense_params"]], place)
-    panel.set(xlim=(-0.5, len(columns) - 0.5), ylim=(max(1, len(rows)) - 0.5, -0.5), title=_plain(task))
+            column = columns[row["defense"], row["defense_params"]]
+            glyph, style, _ = STATES.get(row["verdict"], ("?", "void", ""))
+            ground[place, column] = styles.index(style)
+            texts.append((column, place, f"{glyph} {_plain(cell_text(row))}"))
+    # Margins by hand, in inches: to find them by drawing takes longer than all the rest.
+    left, top, wide, high = 2.9, 2.3, 0.75 * len(columns), 0.22 * len(ground)
+    figure = Figure(figsize=(left + wide + 1.4, top + high + 0.1))
+    whole = figure.get_size_inches()
+    panel = figure.add_axes((left / whole[0], 0.1 / whole[1], wide / whole[0], high / whole[1]))
+    edges = [np.arange(size + 1) - 0.5 for size in ground.shape[::-1]]
+    colours = ListedColormap(list(_COLOURS.values()))
+    panel.pcolormesh(*edges, ground, cmap=colours, vmin=-0.5, vmax=len(styles) - 0.5, edgecolors="white", linewidth=1)
+    for column, place, text in texts:
+        panel.text(column, place, text, ha="center", va="center", fontsize=6)
+    panel.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(ground) - 0.5, -0.5))
     panel.set_xticks(range(len(columns)), [_plain(row["defense_label"]) for row in board], rotation=60, ha="left")
     panel.set_yticks(range(len(labels)), labels)
     panel.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
+    figure.text(0.1 / whole[0], 1 - 0.25 / whole[1], _plain(task), fontsize=10)
     return figure
-
-
-def _cell(panel: Any, row: Row, column: int, place: int) -> None:
-    from matplotlib.patches import Rectangle
-
-    glyph, style, _ = STATES.get(row["verdict"], ("?", "void", ""))
-    panel.add_patch(Rectangle((column - 0.48, place - 0.46), 0.96, 0.92, color=_COLOURS[style], lw=0))
-    panel.text(column, place, f"{glyph} {_plain(cell_text(row))}", ha="center", va="center", fontsize=6)
 
 
 def _plain(text: str) -> str:

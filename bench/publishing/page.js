@@ -322,7 +322,11 @@
   // The address keeps what is shown, so that a view can be passed on.
   function remember() {
     const kept = Object.entries(state).filter(([, v]) => v !== "" && v !== false && v !== 0);
-    history.replaceState(null, "", kept.length ? `#${new URLSearchParams(kept)}` : "#");
+    try {
+      history.replaceState(null, "", kept.length ? `#${new URLSearchParams(kept)}` : "#");
+    } catch {
+      // Inside a frame without an address of its own nothing is lost but the link.
+    }
   }
   function recall() {
     for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
