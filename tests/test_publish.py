@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -435,3 +436,36 @@ def test_the_committed_set_of_digits_is_what_publishing_it_gives() -> None:
 )
 def test_the_options_of_seeds_are_those_that_run_takes(seeds: list[int], options: str) -> None:
     assert curves.seed_options(seeds) == options
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_questions_in_pandas_of_the_readme_have_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "read_parquet" in block]
+    start, *questions = re.split(r"^# .*\n", code, flags=re.MULTILINE)
+    space: dict[str, Any] = {}
+    exec(start, space)
+    best, removed, course, wrong = (eval(question, space) for question in questions)
+    assert best.price.is_monotonic_decreasing and len(best) == 5
+    of_attack = space["cells"][(space["cells"].attack_label == "distill") & (space["cells"].verdict == "removed")]
+    assert removed.loc["distill", "removed"] == len(of_attack) > 0
+    assert course.loc["removal"].accuracy.notna().all() and len(course) > 4
+    assert wrong.empty
+
+
+def test_the_questions_in_sql_of_the_readme_have_answers() -> None:
+    # DuckDB reads the files by their names; the questions themselves are plain SQL, which SQLite can read too.
+    (code,) = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
+    base = sqlite3.connect(":memory:")
+    for name in ("matrix", "leaderboard"):
+        frame = pd.read_parquet(ROOT / "results" / "digits" / f"{name}.parquet")
+        frame.drop(columns="devices", errors="ignore").to_sql(name, base)
+    plain = re.sub(r"'results/digits/(\w+)\.parquet'", r"\1", code)
+    moves, costs, times = (base.execute(question).fetchall() for question in plain.split(";\n") if question.strip())
+    board = pd.read_parquet(ROOT / "results" / "digits" / "leaderboard.parquet")
+    assert len(moves) == len(costs) == (board.verdict == "claim").sum()
+    assert all(survived <= attacks for _, attacks, survived in moves) and moves[0][2] == moves[0][1]
+    assert [points for _, points, _, _ in costs] == sorted(points for _, points, _, _ in costs)
+    assert dict(times)["scratch"] == 1.0

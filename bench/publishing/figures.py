@@ -87,12 +87,15 @@ def _matrix(board: list[Row], cells: list[Row], task: str) -> Any:
     kept = [row for row in kept if row["attack_kind"] == "removal" or row["judged_key"] == "forger"]
     rows: dict[tuple, int] = {}
     labels: list[str] = []
+    names: set[tuple] = set()
     for row in sorted(kept, key=lambda one: (one["attack_kind"] != "removal", one["knowledge"] == "insider")):
         key = (row["attack_kind"], row["attack"], row["attack_params"])
+        names.add(key)
         if key not in rows and len(rows) < MOST:
             rows[key] = len(rows)
             labels.append(_plain(row["attack_label"]))
-    return _drawn(board, kept, columns, rows, labels, task)
+    more = f"; {len(names) - len(rows)} more attacks on the page" if len(names) > len(rows) else ""
+    return _drawn(board, kept, columns, rows, labels, _plain(task) + more)
 
 
 def _drawn(
@@ -101,7 +104,7 @@ def _drawn(
     columns: Mapping[tuple, int],
     rows: Mapping[tuple, int],
     labels: list[str],
-    task: str,
+    title: str,
 ) -> Any:
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
@@ -130,7 +133,7 @@ def _drawn(
     panel.set_xticks(range(len(columns)), [_plain(row["defense_label"]) for row in board], rotation=60, ha="left")
     panel.set_yticks(range(len(labels)), labels)
     panel.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
-    figure.text(0.1 / whole[0], 1 - 0.25 / whole[1], _plain(task), fontsize=10)
+    figure.text(0.1 / whole[0], 1 - 0.25 / whole[1], title, fontsize=10)
     return figure
 
 
