@@ -325,12 +325,21 @@ def test_what_comes_from_data_is_text_on_the_page_and_never_markup(tmp_path: Pat
     assert "img" not in seen.elements
     assert seen.handlers == []
     assert "<script>alert" not in text
+    assert "<" not in made["LEADERBOARD.md"].decode()
     (task,) = data_of(text)["tasks"]
     assert all(one["defense_label"].endswith(HOSTILE) for one in unpacked(task["defenses"]))
     assert (
         "alert(1)</script>"
         not in made["matrix-task-script-script-alert-1-script-img-src-x-onerror-alert-1-net.svg"].decode()
     )
+
+
+def test_tasks_whose_names_differ_in_signs_alone_have_figures_of_their_own(tmp_path: Path) -> None:
+    runs = [saved(example(seeds=1, task=task), tmp_path / str(place)) for place, task in enumerate(("a/b", "a b"))]
+    found = sets.gather(runs)
+    names = list(figures.draw(found.leaderboard, found.matrix))
+    assert names[4:] == [name.replace("a-b-net", "a-b-net-again") for name in names[:4]]
+    assert len(names) == 8
 
 
 def test_the_script_makes_no_markup_of_anything() -> None:

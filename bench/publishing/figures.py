@@ -43,6 +43,8 @@ def draw(leaderboard: pa.Table, matrix: pa.Table) -> dict[str, bytes]:
             here = [row for row in board if (row["task"], row["model"]) == (task, model)]
             there = [row for row in cells if (row["task"], row["model"]) == (task, model)]
             name = named(task, model)
+            while f"matrix-{name}.svg" in drawn:
+                name += "-again"
             drawn |= _saved(f"pareto-{name}", _pareto(here, task))
             drawn |= _saved(f"matrix-{name}", _matrix(here, there, task))
     return drawn

@@ -83,4 +83,5 @@ def _markdown(found: Published, names: Sequence[str]) -> str:
         "\n\n".join(drawn),
         str(report.render(found.leaderboard, found.matrix, "markdown")),
     ]
-    return "\n\n".join(part for part in parts if part)
+    # What comes from data is text in Markdown, too.
+    return "\n\n".join(part for part in parts if part).replace("&", "&amp;").replace("<", "&lt;")
