@@ -128,12 +128,20 @@ def unpacked(table: dict[str, Any]) -> list[dict[str, Any]]:
     return [{name: value(column, place) for name, column in columns} for place in range(table["n"])]
 
 
-def test_a_set_has_all_its_files_and_publishing_it_again_writes_none(tmp_path: Path) -> None:
+def test_figures_are_the_same_bytes_every_time_and_stand_in_the_set(published: Any) -> None:
+    found, made = published
+    drawn = figures.draw(found.leaderboard, found.matrix)
+    assert sorted(drawn) == [f"{what}-toy-net.{form}" for what in ("matrix", "pareto") for form in ("png", "svg")]
+    assert sorted(made) == sorted([*FILES, *drawn])
+    assert all(made[name] == content for name, content in drawn.items())
+    assert b"forged" in drawn["matrix-toy-net.svg"].lower()
+
+
+def test_a_set_has_all_its_files_and_publishing_it_again_writes_none(tmp_path: Path, undrawn: None) -> None:
     run, to = saved(example(seeds=1), tmp_path / "run"), tmp_path / "set"
     first = CliRunner().invoke(main, ["publish", str(run), "--to", str(to)])
     assert first.exit_code == 0, first.output
-    drawn = [f"{what}-toy-net.{form}" for what in ("matrix", "pareto") for form in ("png", "svg")]
-    assert sorted(file.name for file in to.iterdir()) == sorted([*FILES, *drawn])
+    assert sorted(file.name for file in to.iterdir()) == sorted(FILES)
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns, file.stat().st_ino) for file in to.iterdir()}
     again = CliRunner().invoke(main, ["publish", str(run), "--to", str(to)])
     assert "written" not in again.output
