@@ -5,7 +5,7 @@ ARGS   ?=
 BIN    := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test lint perf leaderboard clean
+.PHONY: help bench test lint perf screenshots leaderboard clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -21,6 +21,9 @@ lint: .venv/.tested ## ruff and mypy
 
 perf: .venv/.tested ## the benchmarks of the harness itself
 	@$(BIN)/python -m pytest tests/perf --benchmark-only $(ARGS)
+
+screenshots: .venv/.tested ## the page as pictures, where Chromium is installed (TO=folder)
+	@OWNBENCH_SCREENSHOTS=$(or $(TO),.) $(BIN)/python -m pytest tests/test_page.py -rs -k photographed
 
 leaderboard: .venv/.installed ## print the leaderboard of the last run of SUITE
 	@$(BIN)/ownbench leaderboard results/runs/$(SUITE) $(ARGS)

@@ -142,6 +142,34 @@ def game(runs: tuple[Path, ...], form: str, protocol: Literal["evidence", "commi
 
 
 @main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Folder.")
+@click.option("--readme", type=click.Path(path_type=Path), help="Renew the tables between its markers, too.")
+def publish(runs: tuple[Path, ...], to: Path, readme: Path | None) -> None:
+    """Publish run folders (or published sets) as one: Parquet, Markdown, figures, and a page that opens from disk.
+
+    Runs have to agree in their protocol. Publishing the same again changes nothing.
+    """
+    from bench.commands import publishing
+
+    click.echo(publishing.publish(runs, to, readme), nl=False)
+
+
+@main.command()
+@click.argument("first", metavar="A", type=click.Path(path_type=Path))
+@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def compare(first: Path, second: Path, form: str) -> None:
+    """What changed from A to B (run folders or published sets): better, worse, within noise, missing.
+
+    Both have to agree in their protocol. Differences are paired over the seeds that both have.
+    """
+    from bench.commands import publishing
+
+    click.echo(publishing.compare(first, second, form), nl=False)
+
+
+@main.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("job", required=False)
 def show(run_folder: Path, job: str | None) -> None:

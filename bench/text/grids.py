@@ -17,7 +17,8 @@ _CLASSES = {
     "price_reparametrisation": "repar.",
     "price_extraction": "extr.",
 }
-_SECTIONS: list[tuple[str, Callable[[Row], bool]]] = [
+# Title and members of each group of rows of the matrix, in the order in which they stand.
+SECTIONS: list[tuple[str, Callable[[Row], bool]]] = [
     ("In place: the model's weights are changed", lambda row: _headline(row, "in-place")),
     ("Reparametrised: other weights, the same function", lambda row: _headline(row, "reparametrisation")),
     ("Extraction: a new model is trained from the model's answers", lambda row: _headline(row, "extraction")),
@@ -91,7 +92,7 @@ def matrix_grids(board: list[Row], cells: list[Row], width: int | None) -> list[
         width: where given, columns are dealt to as many grids as are needed to fit it.
     """
     defenses = {_defense(row): row["defense_label"] for row in board if not row["reference"]}
-    sections = [(title, [row for row in cells if is_in(row) and not row["reference"]]) for title, is_in in _SECTIONS]
+    sections = [(title, [row for row in cells if is_in(row) and not row["reference"]]) for title, is_in in SECTIONS]
     shown = [(title, rows) for title, rows in sections if rows]
     if not shown:
         return []

@@ -1,6 +1,6 @@
 """The curve of the suite `weights`: wrong positions of each code against the fraction pruned, as SVG.
 
-pip install -e '.[plots]' && python -m tests.perf.curve results/weights
+python -m tests.perf.curve results/weights
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The curves of the suite `passports` as SVG: accuracy, bits and private branch through fine-tuning and pruning.
 
-pip install -e '.[plots]' && python -m tests.perf.passport_curves results/passports
+python -m tests.perf.passport_curves results/passports
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The curves of a suite of tickets as SVG: what attacks leave of the code, and what the key is worth in accuracy.
 
-pip install -e '.[plots]' && python -m tests.perf.ticket_curves results/tickets
+python -m tests.perf.ticket_curves results/tickets
 """
 
 from __future__ import annotations

@@ -1,0 +1,48 @@
+"""The `publish` and `compare` commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.publishing import folder, sets
+
+
+def publish(runs: Sequence[Path], to: Path, readme: Path | None) -> str:
+    """Publish runs as one set; returns what was written.
+
+    Args:
+        runs: run folders or published sets.
+        to: the folder of the set.
+        readme: a file whose block of tables is renewed, too.
+
+    Raises:
+        InputError: see `bench.publishing.sets.gather` and `bench.publishing.folder`.
+    """
+    found = sets.gather(runs)
+    made = folder.files(found)
+    changed = folder.write(made, to)
+    lines = [f"note: {note}" for note in found.notes]
+    lines += [f"{'written' if to / name in changed else 'as it was'}: {to / name}" for name in made]
+    if readme is not None:
+        written = folder.into_readme(readme, found)
+        lines.append(f"{'written' if written else 'as it was'}: {readme}")
+    return "\n".join(lines) + "\n"
+
+
+def compare(first: Path, second: Path, form: str) -> str:
+    """What changed from one run or set to another.
+
+    Args:
+        first: a run folder or a published set, A.
+        second: likewise, B.
+        form: `table` or `json`.
+
+    Raises:
+        InputError: a folder without records, or different protocols.
+    """
+    from bench.publishing import changes, comparison
+
+    names = (str(first), str(second))
+    lines = comparison.compare(sets.records_of(first), sets.records_of(second), names)
+    return changes.render(lines, names, form)
