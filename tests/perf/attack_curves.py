@@ -1,6 +1,6 @@
 """What attacks leave of marks: accuracy against log10_p as SVG, a panel a defense, and prices as Markdown.
 
-    pip install -e '.[plots]' && python -m tests.perf.attack_curves results/compression
+    python -m tests.perf.attack_curves results/compression
     python -m tests.perf.attack_curves results/passports --defense passport-v2 --attack fine-tune --attack permute
 
 Reads records.parquet of the folder, writes evidence.svg into it (evidence-1.svg, evidence-2.svg … where there are more
