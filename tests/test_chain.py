@@ -20,6 +20,7 @@ from bench.running import jobs, work
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.tables import records
+from tests.planned import runner
 from tests.synthetic import Suite, evidence_of
 
 PRUNED = {"name": "magnitude-prune", "fractions": [0.25, 0.5]}
@@ -50,17 +51,7 @@ def plan(chosen):
 @pytest.fixture(scope="module")
 def done(plan):
     """Runs a job with all that it rests on, once."""
-    outcomes = {}
-
-    def run(name):
-        if name not in outcomes:
-            job = plan.jobs[name]
-            inputs = {r: run(one.job).products[one.channel] for r, one in job.inputs.items()}
-            outcomes[name] = jobs.run(job, inputs, "cpu")
-            assert outcomes[name].status == "ok", outcomes[name].traceback
-        return outcomes[name]
-
-    return run
+    return runner(plan)
 
 
 def cell_of(plan, label, defense="trigger-set", kind="removal"):
@@ -148,14 +139,7 @@ class TestJobs:
     def test_a_link_changes_what_the_one_before_left(self, plan, done):
         """Half of the weights are gone before a student is made, and a pruned model stays pruned under pruning."""
         twice = cells.make(parsed({"chain": [PRUNED, {"name": "magnitude-prune", "fractions": [0.1]}]}))
-        outcomes = {}
-
-        def run(name):
-            if name not in outcomes:
-                job = twice.jobs[name]
-                inputs = {r: run(one.job).products[one.channel] for r, one in job.inputs.items()}
-                outcomes[name] = jobs.run(job, inputs, "cpu")
-            return outcomes[name]
+        run = runner(twice)
 
         label = "magnitude-prune[fractions=0.25+0.5] then magnitude-prune[fractions=0.1]"
         left = run(cell_of(twice, label).jobs["attack"])

@@ -28,6 +28,7 @@ from bench.tables.calibration import marked
 from bench.text import nulls
 from defenses.uchida import Uchida
 from tests.synthetic import started
+from tests.test_protocols import as_version_2
 
 TEXT = {
     "name": "small",
@@ -491,7 +492,7 @@ def test_a_leaderboard_marks_what_the_null_table_tests_as_it_stands(judged, tmp_
 
 def test_a_leaderboard_of_before_the_column_can_be_read(tmp_path):
     board = boards._boards(started().records).leaderboard
-    records.write(board.drop_columns(["calibration"]), tmp_path / "leaderboard.parquet")
+    records.write(as_version_2(board), tmp_path / "leaderboard.parquet")
     assert records.read(tmp_path / "leaderboard.parquet", "leaderboard").equals(board)
 
 

@@ -27,6 +27,7 @@ from bench.tables.leaderboard import boards
 from bench.task import Task
 from bench.text.report import render
 from defenses.uchida import Uchida
+from tests.planned import runner
 from tests.synthetic import HELD, LOST, Suite, board, cell, started
 
 AFTER, BEFORE = "after the fact", "committed before"
@@ -152,9 +153,8 @@ def test_in_a_game_under_a_protocol_a_forged_mark_is_worth_nothing() -> None:
 
 
 def as_version_2(table: pa.Table) -> pa.Table:
-    old = table.drop_columns(
-        [name for name in ("time_model", "derived", *COUNTS[1:], *FLAGS) if name in table.column_names]
-    )
+    later = ("time_model", "derived", "calibration", *COUNTS[1:], *FLAGS)
+    old = table.drop_columns([name for name in later if name in table.column_names])
     return old.replace_schema_metadata({**table.schema.metadata, b"ownbench.schema_version": b"2"})
 
 
@@ -234,17 +234,7 @@ def plan() -> Plan:
 @pytest.fixture(scope="module")
 def done(plan: Plan) -> Callable[[str], Outcome]:
     """Runs a job with all that it rests on, once."""
-    outcomes: dict[str, Outcome] = {}
-
-    def run(name: str) -> Outcome:
-        if name not in outcomes:
-            job = plan.jobs[name]
-            inputs = {role: run(one.job).products[one.channel] for role, one in job.inputs.items()}
-            outcomes[name] = jobs.run(job, inputs, "cpu")
-            assert outcomes[name].status == "ok", outcomes[name].traceback
-        return outcomes[name]
-
-    return run
+    return runner(plan)
 
 
 def forger(plan: Plan, attack: str, inputs: str = "noise") -> Cell:

@@ -33,6 +33,7 @@ from defenses.none import Undefended
 from defenses.tickets.lottery_ticket import prunable
 from defenses.uchida import Uchida
 from models import joined, parted
+from tests.planned import runner
 
 SCHEME = ToyTicket()
 
@@ -367,15 +368,7 @@ def test_a_changed_task_is_measured_on_its_labels_against_the_clean_model():
         "attacks": [{"name": "transfer", "epochs": 30, "every": 15}, {"name": "ticket-prune"}],
     }
     plan = cells.make(suite.parse(text, "here", "here"))
-    outcomes = {}
-
-    def run(name):
-        if name not in outcomes:
-            job = plan.jobs[name]
-            inputs = {role: run(one.job).products[one.channel] for role, one in job.inputs.items()}
-            outcomes[name] = jobs.run(job, inputs, "cpu")
-            assert outcomes[name].status == "ok", outcomes[name].traceback
-        return outcomes[name]
+    run = runner(plan)
 
     found = {(cell.attack, cell.defense, cell.attack_kind): cell for cell in plan.cells}
     cell = found["transfer", "uchida", "removal"]

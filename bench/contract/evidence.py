@@ -15,8 +15,9 @@ from scipy import stats
 from torch import nn
 
 from bench.contract.rule import Rule, demand, rule
-from bench.contract.workshop import OTHER_OWNER, OWNER, Made, Skip, Workshop, evidence_on
+from bench.contract.workshop import OTHER_OWNER, OWNER, Made, Skip, Workshop
 from bench.defense import Defense
+from bench.running.work import evidence_on
 from bench.stream import Stream
 
 LEVELS = (0.1, 0.01)

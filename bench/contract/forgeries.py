@@ -7,7 +7,8 @@ from bench.bundle import Bundle, bundle_to_key
 from bench.contract import attacks, general
 from bench.contract.bout import cases, first, run
 from bench.contract.rule import Rule, demand, rule
-from bench.contract.workshop import Workshop, disturb, evidence_on
+from bench.contract.workshop import Workshop, disturb
+from bench.running.work import evidence_on
 from bench.suspect import Suspect
 
 # With fewer, the shares of small p-values say little.

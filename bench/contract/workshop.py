@@ -19,7 +19,6 @@ from bench import data, parameters, registry
 from bench.bundle import Bundle, key_to_bundle
 from bench.contract.spy import Spy
 from bench.defense import Defense
-from bench.errors import Unreadable
 from bench.evidence import Evidence
 from bench.key import Key
 from bench.plugin import Plugin
@@ -255,7 +254,7 @@ class Workshop:
         self, defense: Defense, model: nn.Module, key: Key, task: Task | None = None, owner: int = OWNER
     ) -> Evidence:
         """What the defense says of a model under a key, with a trainer of its own."""
-        return evidence_on(defense, Suspect.of(model, defense.access_used()), key, self.judging(task, owner))
+        return work.evidence_on(defense, Suspect.of(model, defense.access_used()), key, self.judging(task, owner))
 
     def remembering(self, defense: Defense, model: nn.Module) -> Callable[[], Suspect]:
         """Makes suspects that answer each set of inputs once: many keys ask the same, and a model is no dice."""
@@ -268,14 +267,6 @@ class Workshop:
             return known[asked].clone()
 
         return lambda: Suspect(answer, model, defense.access_used())
-
-
-def evidence_on(defense: Defense, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
-    """What the defense says of a suspect; as in the harness, `Unreadable` comes to no evidence."""
-    try:
-        return defense.verify(suspect, key, trainer)
-    except Unreadable as error:
-        return Evidence.unreadable(str(error))
 
 
 def disturb(seed: int) -> None:

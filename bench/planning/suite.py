@@ -191,10 +191,8 @@ def _null(table: Any, tasks: Iterable[Task], schemes: tuple[Defense, ...], where
         for task in tasks:
             if name == task.model:
                 raise InputError(f"{at}, key 'architectures': expected others than that of {task.name}, got {name!r}")
-            try:
-                models.skeleton(name, task.classes, task.shape)
-            except ValueError as error:
-                raise InputError(f"{at}, key 'architectures': {error}") from error
+            if reason := models.refusal(name, task.classes, task.shape):
+                raise InputError(f"{at}, key 'architectures': {reason}")
     if not schemes:
         raise InputError(f"{at}: expected a defense that protects something, got none")
     return null
@@ -225,10 +223,8 @@ def _task(table: Mapping[str, Any], where: str) -> Task:
     model = parameters.convert(table.get("model", info.model), str, f"{where}, key 'model'")
     if model not in models.names():
         raise unknown("model", model, models.names(), f"{where}, key 'model'")
-    try:
-        models.skeleton(model, info.classes, info.shape)
-    except ValueError as error:
-        raise InputError(f"{where}, key 'model': {error}") from error
+    if reason := models.refusal(model, info.classes, info.shape):
+        raise InputError(f"{where}, key 'model': {reason}")
     recipe = parameters.build(Recipe, _changed(info.recipe, table, "recipe", where), f"{where}, recipe")
     return Task(
         info, model, recipe, parameters.build(Sizes, _changed(info.sizes, table, "parts", where), f"{where}, parts")

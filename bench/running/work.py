@@ -240,9 +240,9 @@ def null(work: Work) -> Result:
     # Owner by owner: what all keys with the same facts ask of the model is asked once.
     for place, seed in enumerate(owners):
         key, trainer = bundle_to_key(work.bundles[f"key:{seed}"]), owner(dataclasses.replace(work, seed=seed))
-        found["owners"].append(_evidence(defense, suspect(), key, trainer))
+        found["owners"].append(evidence_on(defense, suspect(), key, trainer))
         for fresh in _fresh(work, range(place, work.options["decoys"], len(owners))):
-            found["decoys"].append(_evidence(defense, suspect(), fresh.with_facts_of(key), trainer))
+            found["decoys"].append(evidence_on(defense, suspect(), fresh.with_facts_of(key), trainer))
     unread = {f"unreadable_{name}": sum(one.reason is not None for one in judged) for name, judged in found.items()}
     reason = next((str(one.reason) for judged in found.values() for one in judged if one.reason), None)
     told = {name: [float(one.log10_p) for one in judged] for name, judged in found.items()}
@@ -269,7 +269,8 @@ def _remembering(model: nn.Module, access: Access) -> Callable[[], Suspect]:
     return lambda: Suspect(answer, model, access)
 
 
-def _evidence(defense: Defense, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
+def evidence_on(defense: Defense, suspect: Suspect, key: Key, trainer: OwnerTrainer) -> Evidence:
+    """What the defense says of a suspect; `Unreadable` comes to no evidence."""
     try:
         return defense.verify(suspect, key, trainer)
     except Unreadable as error:
@@ -291,10 +292,7 @@ def _verify(work: Work, model: nn.Module, key: Key, trainer: OwnerTrainer) -> di
     defense: Defense = work.plugin
     suspect = Suspect.of(model, defense.access_used())
     started = _clock(work)
-    try:
-        evidence = defense.verify(suspect, key, trainer)
-    except Unreadable as error:
-        evidence = Evidence.unreadable(str(error))
+    evidence = evidence_on(defense, suspect, key, trainer)
     return {
         "statistic": float(evidence.statistic),
         "log10_p": float(evidence.log10_p),

@@ -33,9 +33,10 @@ def _with_texts(table: pa.Table) -> pa.Table:
 
 
 def _with_protocols(table: pa.Table) -> pa.Table:
-    """Version 3 says when a forged key was there and whether it is derived; of older rows neither is known.
+    """Version 3 says when a forged key was there, whether it is derived, and whether p-values were tested.
 
-    A forgery that has no claim on evidence has none under a stricter protocol, whatever its key.
+    Of older rows none of it is known. A forgery that has no claim on evidence has none under a stricter protocol,
+    whatever its key.
     """
     if "figures" in table.column_names:
         return _with_nulls(table, schema.RECORDS, ("time_model", "derived"))
@@ -44,7 +45,7 @@ def _with_protocols(table: pa.Table) -> pa.Table:
         all_of_them = pc.if_else(pc.equal(withstood, table["forgeries"]), withstood, pa.scalar(None, withstood.type))
         for name in ("forgeries_withstood_committed", "forgeries_withstood_derived"):
             table = table.append_column(schema.LEADERBOARD.field(name), all_of_them)
-        return table
+        return _with_nulls(table, schema.LEADERBOARD, ("calibration",))
     if "yardstick" in table.column_names:
         rows = zip(*(table[name].to_pylist() for name in ("judged_key", "seeds", "claims")), strict=True)
         forged = [claims > 0 if key == "forger" and seeds else None for key, seeds, claims in rows]
@@ -187,9 +188,6 @@ def read(path: str | os.PathLike[str], kind: str = "records") -> pa.Table:
         raise InputError(f"{path}: not a readable Parquet file: {error}") from error
     table = _migrated(table, path)
     expected = schema.TABLES[kind]
-    for name in schema.LATER.get(kind, []):
-        if name not in table.column_names:
-            table = table.append_column(expected.field(name), pa.nulls(table.num_rows, expected.field(name).type))
     missing = [name for name in expected.names if name not in table.column_names]
     if missing:
         raise InputError(f"{path}: expected the columns of {kind}, missing {', '.join(missing[:5])}")

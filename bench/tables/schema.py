@@ -209,9 +209,6 @@ MATRIX = pa.schema(
     ]
 )
 
-# Columns that a file of today's version may lack; they are empty then.
-LATER = {"leaderboard": ["calibration"]}
-
 # Rates are shares of pairs of a key and a model in [0, 1].
 NULL = pa.schema(
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 from bench.tables import records as recorded
 from bench.tables.game import Contest, Equilibrium, Game, Matrix, Payoff, Pure, contest, maximin, unseen
 from bench.tables.schema import Protocol
-from bench.text.layout import Grid, to_text
+from bench.text.layout import Grid, filled, to_text
 
 Row = Mapping[str, Any]
 WIDTH = 100
@@ -71,23 +70,23 @@ def _text(title: str, made: Contest, kind: Payoff) -> str:
         lines += _pure_text(pure, kind)
         lines += _unseen_text(*unseen(made), pure, kind)
     for label, reason in made.worthless.items():
-        lines += _filled(f"Worth 0: {label} ({reason}).")
+        lines += filled(f"Worth 0: {label} ({reason}).")
     for label, reason in made.left_out.items():
-        lines += _filled(f"Left out: {label} ({reason}).")
+        lines += filled(f"Left out: {label} ({reason}).")
     return "\n".join(lines) + "\n"
 
 
 def _pure_text(pure: Pure, kind: Payoff) -> list[str]:
     if pure.value <= _LEAST:
         words = "is removed for nothing" if kind == "price" else "is removed within the budget"
-        return _filled(f"If the attacker sees the defense before it chooses: worth 0; each {words} by some attack.")
+        return filled(f"If the attacker sees the defense before it chooses: worth 0; each {words} by some attack.")
     best = "; ".join(
         f"{defense}, {'which no attack removes' if attack is None else f'against which {attack} is best'}"
         for defense, attack in pure.choices[:_NAMED]
     )
     more = len(pure.choices) - _NAMED
     others = f"; and {more} more that are worth as much" if more > 0 else ""
-    return _filled(
+    return filled(
         f"If the attacker sees the defense before it chooses: worth {pure.value:.2f}. The best defense: {best}{others}."
     )
 
@@ -98,9 +97,9 @@ def _unseen_text(chosen: Game, mixed: Equilibrium, pure: Pure, kind: Payoff) -> 
         names = [label for label, share in zip(chosen.attacks, mixed.columns, strict=True) if share >= _LEAST]
         kept = chosen.bounded[mixed.rows >= _LEAST].all()
         why = "" if kept else f", since an attacker by {', '.join(names)} need pay no more whatever the owner does"
-        return _filled(f"{head} as well{why}.")
+        return filled(f"{head} as well{why}.")
     unit = f"{_UNITS[kind]} on average, with these shares:"
-    return [*_filled(f"{head}, {unit}"), "", to_text(_grid(chosen, mixed), WIDTH)]
+    return [*filled(f"{head}, {unit}"), "", to_text(_grid(chosen, mixed), WIDTH)]
 
 
 def _grid(made: Game, mixed: Equilibrium) -> Grid:
@@ -134,13 +133,9 @@ def _shares(labels: Sequence[str], shares: Matrix) -> dict[str, float]:
 
 
 def _legend(protocol: Protocol | None) -> Iterator[str]:
-    yield from _filled(
+    yield from filled(
         "The owner picks a defense, the attacker a removal attack; what the one gets the other pays. Prices count at "
         "most as the ceiling, which training on own labels costs. An attacker sees which attacks apply, so that an "
         "owner hides among defenses to which the same ones do. Other mixtures may be worth as much. Insiders"
         + (" and forgeries are not in these games." if protocol is None else f" are in none. {_FORGED[protocol]}")
     )
-
-
-def _filled(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,11 @@ class Grid:
     headers: list[str]
     rows: list[list[str] | str] = field(default_factory=list)
     labels: tuple[int, ...] = (0,)
+
+
+def filled(text: str, width: int = 100) -> list[str]:
+    """A note as lines of at most `width` characters, all but the first indented."""
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def shorten(labels: Sequence[str], width: int) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from bench.tables import records as recorded
-from bench.text.layout import Grid, to_markdown, to_text
+from bench.text.layout import Grid, filled, to_markdown, to_text
 
 Row = Mapping[str, Any]
 WIDTH = 100
@@ -38,7 +37,7 @@ def render(null: pa.Table, form: str) -> str:
         grid = _grid(here, alpha)
         parts += [f"### {title}", "", to_markdown(grid), ""] if form == "markdown" else [title, "", _text(grid), ""]
     notes = _legend(rows, alpha)
-    told = [f"- {note}" for note in notes] if form == "markdown" else [line for note in notes for line in _filled(note)]
+    told = [f"- {note}" for note in notes] if form == "markdown" else [line for note in notes for line in filled(note)]
     return "\n".join([*parts, *told]) + "\n"
 
 
@@ -118,7 +117,3 @@ def _legend(rows: list[Row], alpha: float) -> list[str]:
     if error := next((row["error"] for row in rows if row["error"]), None):
         notes.append(f"FAILED: trials without a result. The first: {' '.join(error.split())[:200]}")
     return notes
-
-
-def _filled(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
