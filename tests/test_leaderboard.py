@@ -14,9 +14,9 @@ from bench.tables import merge, records, schema
 from bench.tables.leaderboard import boards
 from tests.synthetic import HELD, LOST, Suite, board, cell, listed, replaced, spelled, started
 
-LEADERBOARD_3 = """
+LEADERBOARD_4 = """
 task string, dataset string, model string, defense string, defense_params string, defense_label string,
-defense_family string, defense_access string, reference bool, verdict string, seeds int64,
+defense_family string, defense_access string, reference bool, verdict string, worth double, seeds int64,
 accuracy_clean double, accuracy_protected double, accuracy_cost double, accuracy_cost_low double,
 accuracy_cost_high double, log10_p double, claims int64, survived int64, survived_any int64, attacks int64,
 price_in_place double, price_in_place_censored bool, price_reparametrisation double,
@@ -29,7 +29,7 @@ insider_price double, insider_price_censored bool, insider_price_attack string, 
 cells_failed int64, cells_not_applicable int64, error string, devices list<string>, mixed_devices bool,
 mixed_versions bool, calibration string
 """
-MATRIX_3 = """
+MATRIX_4 = """
 task string, dataset string, model string, defense string, defense_params string, defense_label string,
 reference bool, attack string, attack_params string, attack_label string, attack_kind string,
 attack_class string, attack_access string, knowledge string, yardstick bool, judged_key string,
@@ -43,10 +43,10 @@ seeds_failed int64, seeds_not_applicable int64, error string
 """
 
 
-def test_the_columns_of_version_3_are_as_published() -> None:
-    assert schema.VERSION == 3
-    assert spelled(schema.LEADERBOARD) == listed(LEADERBOARD_3)
-    assert spelled(schema.MATRIX) == listed(MATRIX_3)
+def test_the_columns_of_version_4_are_as_published() -> None:
+    assert schema.VERSION == 4
+    assert spelled(schema.LEADERBOARD) == listed(LEADERBOARD_4)
+    assert spelled(schema.MATRIX) == listed(MATRIX_4)
     made = boards(started().records)
     assert made.leaderboard.schema.equals(schema.LEADERBOARD)
     assert made.matrix.schema.equals(schema.MATRIX)
@@ -256,6 +256,55 @@ def test_the_best_stands_first() -> None:
         suite.cell(name, log10_p=log10_p, accuracy=accuracy)
     rows = boards(suite.records).leaderboard.to_pylist()
     assert [row["defense"] for row in rows] == ["bound", "dear", "weak", "void"]
+
+
+def test_worth_is_price_less_cost_and_nothing_is_won_by_chance() -> None:
+    suite = started()
+    assert board(suite)["worth"] is None
+    suite.cell(log10_p=LOST, accuracy=0.93)
+    assert board(suite)["worth"] == pytest.approx(4.0 - 1.0)
+    better = Suite()
+    better.base(protected=0.99)
+    better.yardstick(protected=0.99)
+    better.cell(protected=0.99, log10_p=LOST, accuracy=0.95)
+    assert (board(better)["accuracy_cost"], board(better)["worth"]) == (pytest.approx(-1.0), pytest.approx(4.0))
+
+
+@pytest.mark.parametrize(
+    ("log10_p", "time_model", "worth"),
+    [
+        (HELD, "after the fact", 3.0),
+        (LOST, "committed before", 3.0),
+        (HELD, "committed before", -1.0),
+        (HELD, None, -1.0),
+    ],
+)
+def test_a_mark_that_is_forged_in_spite_of_commitments_is_worth_less_than_nothing(
+    log10_p: float, time_model: str | None, worth: float
+) -> None:
+    suite = started()
+    suite.cell(log10_p=LOST, accuracy=0.93)
+    suite.cell(attack="forge", kind="ambiguity", log10_p=log10_p, time_model=time_model)
+    assert board(suite)["worth"] == pytest.approx(worth)
+
+
+def test_price_cost_and_forgeries_rank_together() -> None:
+    suite = Suite()
+    facts = {
+        "dear": (0.88, 0.97, LOST),
+        "costly": (0.85, 0.92, LOST),
+        "forged": (0.80, 0.97, HELD),
+        "fair": (0.91, 0.97, LOST),
+    }
+    for name, (accuracy, protected, forged) in facts.items():
+        suite.base(name, protected=protected)
+        suite.yardstick(name, protected=protected, accuracy=0.7)
+        suite.cell(name, protected=protected, log10_p=LOST, accuracy=accuracy)
+        suite.cell(name, "forge", "ambiguity", protected=protected, log10_p=forged, time_model="committed before")
+    rows = boards(suite.records).leaderboard.to_pylist()
+    assert [(row["defense"], round(row["worth"], 6)) for row in rows] == [
+        ("dear", 8.0), ("fair", 5.0), ("costly", 1.0), ("forged", -1.0)
+    ]  # fmt: skip
 
 
 def test_runs_together_take_the_newest_of_each_cell() -> None:

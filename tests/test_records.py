@@ -15,7 +15,7 @@ from bench.planning.job import Input
 from bench.tables import records, schema
 from tests.synthetic import Suite, evidence_of, listed, replaced, spelled
 
-SCHEMA_3 = """
+SCHEMA_4 = """
 run_id string, job_id string, parent_id string, suite string, task string, dataset string, model string,
 seed int64, defense string, defense_params string, attack string, attack_params string, attack_kind string,
 attack_class string, knowledge string, judged_key string, time_model string, derived bool, strength double,
@@ -28,7 +28,7 @@ attack_family string, attack_access string, peak_memory_mb double, device string
 versions map<string,string>, source_digest string, status string, error_type string, error string,
 traceback string, created_at timestamp[us,tz=UTC]
 """
-DECOYS_3 = """
+DECOYS_4 = """
 run_id string, job_id string, task string, defense string, defense_params string, seed int64, decoy int64,
 statistic double, log10_p double
 """
@@ -38,10 +38,10 @@ def rows(suite: Suite) -> list[dict[str, Any]]:
     return suite.records.to_pylist()
 
 
-def test_the_schema_of_version_3_is_as_published() -> None:
-    assert schema.VERSION == 3
-    assert spelled(schema.RECORDS) == listed(SCHEMA_3)
-    assert spelled(schema.DECOYS) == listed(DECOYS_3)
+def test_the_schema_of_version_4_is_as_published() -> None:
+    assert schema.VERSION == 4
+    assert spelled(schema.RECORDS) == listed(SCHEMA_4)
+    assert spelled(schema.DECOYS) == listed(DECOYS_4)
 
 
 def test_a_row_per_surrogate_with_its_own_numbers() -> None:
@@ -257,7 +257,7 @@ def test_a_file_comes_back_equal_with_its_metadata(tmp_path: Path) -> None:
         records.write(table, tmp_path / f"{kind}.parquet")
         assert records.read(tmp_path / f"{kind}.parquet", kind).equals(table)
         meta = records.metadata(records.read(tmp_path / f"{kind}.parquet", kind))
-        assert (meta["schema_version"], meta["suite"], meta["alpha"]) == ("3", "made-up", "1e-06")
+        assert (meta["schema_version"], meta["suite"], meta["alpha"]) == (str(schema.VERSION), "made-up", "1e-06")
         assert (meta["accuracy_budget"], meta["run_id"]) == ("5.0", "run1")
         assert meta["created_at"].startswith("2030-01-01T00:00:")
 
@@ -301,7 +301,7 @@ def test_another_schema_version_is_refused(tmp_path: Path, version: str, found: 
     suite = Suite()
     suite.base()
     pq.write_table(with_version(suite.records, version), tmp_path / "r.parquet")
-    with pytest.raises(InputError, match=f"expected schema version 3, {found}"):
+    with pytest.raises(InputError, match=f"expected schema version 4, {found}"):
         records.read(tmp_path / "r.parquet")
 
 

@@ -67,6 +67,7 @@
     ["defense", "defense", (d) => d.defense_label, (d) => d.defense_label],
     ["family", "family", (d) => d.defense_family, (d) => d.defense_family],
     ["access", "the check reads", (d) => unless(d, d.defense_access) ?? "–", (d) => d.defense_access],
+    ["worth", "worth", (d) => fixed(unless(d, d.worth)), (d) => unless(d, d.worth)],
     ["claim", "claim (log10 p)", (d) => fixed(unless(d, d.log10_p)), (d) => unless(d, number(d.log10_p))],
     ["cost", "accuracy cost", costText, (d) => unless(d, d.accuracy_cost)],
     ["kept", "attacks survived", keptText, (d) => unless(d, d.attacks ? d.survived / d.attacks : null)],

@@ -79,6 +79,7 @@ def _leaderboard(lines: pd.DataFrame, table: pd.DataFrame, labels: dict[str, dic
     for name in schema.WITHSTOOD.values():
         board[name] = board[name].mask(board["forgeries"] == 0, 0)
     board["verdict"] = _verdict(board)
+    board["worth"] = _worth(board)
     return board.reset_index()
 
 
@@ -208,8 +209,20 @@ def _verdict(board: pd.DataFrame) -> np.ndarray:
     return np.select([flag for flag, _ in rules], [word for _, word in rules], "claim")
 
 
+def _worth(board: pd.DataFrame) -> pd.Series:
+    """Price, forgery and cost as one number of points: what an attacker pays less what the owner has paid.
+
+    A mark that somebody else can claim settles nothing: its price counts as 0 where a forgery holds that was committed
+    to before the model, or may hold. That protecting made a model better is chance, and no merit.
+    """
+    accepted = (board["forgeries"] - board[schema.WITHSTOOD["committed"]]).astype("Float64").fillna(np.inf) > 0
+    price = board["price"].where(~accepted.astype("bool"), 0.0)
+    known = board["verdict"].eq("claim") & board["price_attack"].notna()
+    return (price - board["accuracy_cost"].clip(lower=0.0)).where(known)
+
+
 def _ranked(board: pd.DataFrame) -> pd.DataFrame:
-    """Best first: those that claim, by share survived, price (a bound beats a number), accuracy cost."""
+    """Best first: those that claim, by worth (unbounded before all), then by share survived, forgeries, cost."""
     ranks = {
         "claim": 0,
         "no claim": 1,
@@ -220,17 +233,17 @@ def _ranked(board: pd.DataFrame) -> pd.DataFrame:
     }
     keyed = board.assign(
         _rank=board["verdict"].map(ranks).fillna(9),
+        _worth=-board["worth"].fillna(np.inf).where(board["price_attack"].notna(), -np.inf),
         _survived=-(board["survived"] / board["attacks"].where(board["attacks"] > 0)).fillna(0.0),
-        _price=-board["price"].fillna(np.inf).where(board["price_attack"].notna(), -np.inf),
-        _bound=~board["price_censored"].eq(True),
+        _forged=board["forgeries"] - board["forgeries_withstood"].fillna(0),
     )
     by = [
         "task",
         "model",
         "_rank",
+        "_worth",
         "_survived",
-        "_bound",
-        "_price",
+        "_forged",
         "accuracy_cost",
         "defense",
         "defense_params",

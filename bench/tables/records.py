@@ -57,6 +57,11 @@ def _with_protocols(table: pa.Table) -> pa.Table:
     return table
 
 
+def _with_worth(table: pa.Table) -> pa.Table:
+    """Version 4 says what a mark is worth; a leaderboard made of older records has it."""
+    return _with_nulls(table, schema.LEADERBOARD, ("worth",)) if "forgeries" in table.column_names else table
+
+
 def _with_nulls(table: pa.Table, columns: pa.Schema, names: tuple[str, ...]) -> pa.Table:
     for name in names:
         field = columns.field(name)
@@ -65,7 +70,7 @@ def _with_nulls(table: pa.Table, columns: pa.Schema, names: tuple[str, ...]) -> 
 
 
 # Version to the function that makes of a table of that version one of the next.
-MIGRATIONS: dict[int, Callable[[pa.Table], pa.Table]] = {1: _with_texts, 2: _with_protocols}
+MIGRATIONS: dict[int, Callable[[pa.Table], pa.Table]] = {1: _with_texts, 2: _with_protocols, 3: _with_worth}
 
 
 def build(plan: Plan, entries: Mapping[str, Mapping[str, Any]]) -> tuple[pa.Table, pa.Table]:

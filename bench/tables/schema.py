@@ -6,7 +6,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-VERSION = 3
+VERSION = 4
 
 # What a judge asks of a forger: evidence alone; that the key was committed to before the model was published; that it
 # follows from a seed and the forger's name as well. What holds under one of these holds under those before it.
@@ -111,6 +111,7 @@ LEADERBOARD = pa.schema(
         ("defense_access", _TEXT),
         ("reference", _FLAG),
         ("verdict", _TEXT),
+        ("worth", _NUMBER),
         ("seeds", _COUNT),
         ("accuracy_clean", _NUMBER),
         ("accuracy_protected", _NUMBER),

@@ -61,15 +61,16 @@ def board_grid(board: list[Row]) -> Grid:
     """
     classes = [column for column in _CLASSES if any(row[f"{column}_censored"] is not None for row in board)]
     prices = [f"price\n{_CLASSES[column]}" for column in classes]
-    headers = ["defense", "box", "claim", "cost", "kept", *prices, "cheapest\nremoval", "forged", "false"]
+    headers = ["defense", "box", "worth", "claim", "cost", "kept", *prices, "cheapest\nremoval", "forged", "false"]
     tested = [row for row in board if row["calibration"] in _CALIBRATION]
     headers += ["p is"] if tested else []
-    grid = Grid(headers, labels=(0, 1, 5 + len(classes)))
+    grid = Grid(headers, labels=(0, 1, 6 + len(classes)))
     for row in board:
         grid.rows.append(
             [
                 row["defense_label"],
                 "-" if row["reference"] else row["defense_access"].removesuffix("-box"),
+                number(row["worth"]),
                 "-" if row["reference"] else number(row["log10_p"]),
                 _cost(row),
                 _kept(row),

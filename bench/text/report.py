@@ -23,6 +23,11 @@ _PROTOCOLS = (
     "published, c if it must be derived from a seed and its owner's name as well)"
 )
 
+_WORTH = (
+    "worth, by which the table is sorted: the least price less the cost. The price counts as 0 where a forgery is "
+    "accepted in spite of commitments, or may be; a cost below 0 counts as 0."
+)
+
 
 @overload
 def render(leaderboard: pa.Table, matrix: pa.Table, form: Literal["parquet"]) -> bytes: ...
@@ -107,7 +112,7 @@ def _legend(meta: Mapping[str, str], board: list[Row], cells: list[Row]) -> list
         f"{_PROTOCOLS if any(map(is_split, board)) else ''}. "
         "false: claims on models that never had the mark."
     )
-    return [claim, f"{price}.", kept, *_tested(board), *_words(cells)]
+    return [claim, f"{price}.", kept, _WORTH, *_tested(board), *_words(cells)]
 
 
 def _tested(board: list[Row]) -> list[str]:
