@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Collection, Generator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -159,19 +160,20 @@ class OwnerTrainer(Trainer):
         return stage.run(fresh, None)
 
 
-class Pretender(OwnerTrainer):
-    """An attacker in the place of an owner: whatever a scheme would start from is the model that it attacks.
+class Successor(OwnerTrainer):
+    """An owner who starts from a given model: an attacker in an owner's place, or one whose model has a mark already.
 
     `new_model()` and `clean()` are copies of that model. Other stages are computed when first asked for, from
-    the attacker's data and the same start.
+    the same data and the same start.
 
     Args:
         task: what the model is for.
-        train, heldout: of the attacker.
-        stream: of the attacker.
+        train, heldout: of whoever acts as the owner.
+        stream: likewise.
         device: as for any trainer.
-        model: the one that it attacks; it stays as it is.
+        model: to start from; it stays as it is.
         fixed: fields of the recipe that hold in every training, whatever the scheme asks for.
+        hooks: added to every training.
     """
 
     def __init__(
@@ -182,25 +184,27 @@ class Pretender(OwnerTrainer):
         stream: Stream,
         device: torch.device | str,
         model: nn.Module,
-        fixed: Mapping[str, float | int],
+        fixed: Mapping[str, float | int] = MappingProxyType({}),
+        hooks: Hooks | None = None,
     ) -> None:
         fitted = dataclasses.replace(task.recipe, **fixed)  # type: ignore[arg-type]
-        super().__init__(dataclasses.replace(task, recipe=fitted), train, heldout, stream, device)
+        super().__init__(dataclasses.replace(task, recipe=fitted), train, heldout, stream, device, hooks=hooks)
         self._model = model
         self._fixed = dict(fixed)
 
     def new_model(self) -> nn.Module:
-        """A copy of the attacked model."""
+        """A copy of the model that is there."""
         return copy.deepcopy(self._model).to(self.device)
 
     def recipe(self, **changes: float | int | str | bool) -> Recipe:
-        """The task's recipe with some fields changed, except those that the attacker has fixed."""
+        """The task's recipe with some fields changed, except those that are fixed."""
         return super().recipe(**{**changes, **self._fixed})
 
     def _compute(self, stage: Stage) -> Bundle:
         if stage.key == CleanModel().key:
             return Bundle(models={"model": self.new_model()})
-        fresh = Pretender(self.task, self.train, self.heldout, self.stream, self.device, self._model, self._fixed)
+        same = (self.task, self.train, self.heldout, self.stream, self.device, self._model, self._fixed, self.hooks)
+        fresh = Successor(*same)
         fresh._stages = self._stages
         return stage.run(fresh, None)
 
@@ -295,7 +299,7 @@ class AttackerTrainer(Trainer):
         chosen = {"epochs": epochs, "learning_rate": learning_rate}
         fixed = {name: value for name, value in chosen.items() if value is not None}
         stream, model = self.stream.child("as-owner"), self._target.copy()
-        return Pretender(self.task, known.take(count), known.skip(count), stream, self.device, model, fixed)
+        return Successor(self.task, known.take(count), known.skip(count), stream, self.device, model, fixed)
 
     def _compute(self, stage: Stage) -> Bundle:
         return stage.run(self, self._target)

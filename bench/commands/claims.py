@@ -151,6 +151,8 @@ def _cell(plan: Plan, defense: str, seed: int, task: str | None) -> Cell:
     found = _narrowed(found, "seed", str(seed), [str(cell.seed) for cell in found], "--seed")
     if not found[0].jobs:
         raise InputError(f"--defense: {defense!r} was not run on {found[0].task}: {found[0].error}")
+    if found[0].readings:
+        raise InputError(f"--defense: {defense!r} has a key for each of its two defenses: commit to each by itself")
     return found[0]
 
 

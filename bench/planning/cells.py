@@ -13,6 +13,7 @@ from bench import data, parameters, registry
 from bench.attack import Attack, DecoyAttack
 from bench.defense import Defense
 from bench.errors import InputError
+from bench.pair import faced, members_of, refusal
 from bench.planning import strangers
 from bench.planning.dag import JobPlanner
 from bench.planning.job import Cell, Input, Plan
@@ -104,7 +105,7 @@ class _CellPlanner:
             return
         try:
             reason = self._ask(defense, "applies_to", self.task) or self._ask(attack, "applies_to", self.task)
-            reason = reason or attack.against(defense)
+            reason = reason or refusal(defense, attack)
             made = [] if reason else self._jobs_of(defense, attack, clean, nothing)
             capacity = None if reason else self._ask(defense, "capacity", self.task)
         except InputError:
@@ -118,7 +119,8 @@ class _CellPlanner:
         if reason:
             self._add(defense, attack, kind, whose, {}, status="not applicable", error=reason)
         for judged_key, jobs in made:
-            self._add(defense, attack, kind, judged_key, jobs, capacity_log10_p=capacity)
+            read = _readings(defense, attack if judged_key == "forger" else None)
+            self._add(defense, attack, kind, judged_key, jobs, capacity_log10_p=capacity, readings=read)
 
     def _control(self, defense: Any, attack: Any, clean: Defense, nothing: Attack) -> None:
         """The clean model and its attacked versions under the owner's own key: any claim is false."""
@@ -145,18 +147,25 @@ class _CellPlanner:
             self._add_control(defense, control, self.dag.control(defense, control), clean, nothing)
 
     def _add_control(self, defense: Defense, attack: Attack, surrogates: str, clean: Defense, nothing: Attack) -> None:
-        key = self.dag.protect(defense)
         measured = self.dag.measure(self.dag.attack(clean, nothing), nothing)
         jobs = {
-            "protect": key,
+            "protect": self.dag.protect(defense),
             "attack": surrogates,
             "measure": self.dag.measure(surrogates, attack),
-            "judge": self.dag.judge(defense, surrogates, Input(key, "secret")),
             "clean": measured,
             "protected": measured,
         }
-        jobs |= self._reference(clean, attack)
-        self._add(defense, attack, "control", "owner", jobs, capacity_log10_p=self._ask(defense, "capacity", self.task))
+        jobs |= self._judged("judge", defense, surrogates) | self._reference(clean, attack)
+        capacity = self._ask(defense, "capacity", self.task)
+        self._add(
+            defense, attack, "control", "owner", jobs, capacity_log10_p=capacity, readings=_readings(defense, None)
+        )
+
+    def _judged(self, role: str, defense: Defense, surrogates: str) -> dict[str, str]:
+        """The owner's evidence, under a role; of a pair under one more the second one's."""
+        pairs = zip(members_of(defense), self.dag.keys(defense), strict=True)
+        made = [self.dag.judge(member, surrogates, Input(key, "secret")) for member, key in pairs]
+        return {role if number == 0 else f"{role}:{number}": job for number, job in enumerate(made)}
 
     def _ask(self, plugin: Any, name: str, *about: Any) -> Any:
         """What a plugin declares, asked once: it takes part in hundreds of cells."""
@@ -181,11 +190,12 @@ class _CellPlanner:
         role = "forge" if attack.kind == "ambiguity" else "attack"
         common |= {role: surrogates, "measure": self.dag.measure(surrogates, attack)}
         common |= self._reference(clean, attack)
-        owner = {**common, "judge": self.dag.judge(defense, surrogates, Input(protect, "secret"))}
+        owner = {**common, **self._judged("judge", defense, surrogates)}
         if attack.kind != "ambiguity":
             return [("owner", {**owner, **self._beside(defense, attack)})]
-        forged, secret = Input(surrogates, "public"), Input(protect, "secret")
-        forger = {**common, "judge": self.dag.judge(defense, surrogates, forged, owner=secret)}
+        scheme = faced(defense, attack)
+        forged, secret = Input(surrogates, "public"), Input(self.dag.key_of(defense, scheme), "secret")
+        forger = {**common, "judge": self.dag.judge(scheme, surrogates, forged, owner=secret)}
         return [("forger", forger), ("owner", owner)]
 
     def _reference(self, clean: Defense, attack: Attack) -> dict[str, str]:
@@ -197,11 +207,8 @@ class _CellPlanner:
         if control is None or defense.undefended:
             return {}
         surrogates = self.dag.control(defense, control)
-        key = Input(self.dag.protect(defense), "secret")
-        return {
-            "control": self.dag.judge(defense, surrogates, key),
-            "control_measure": self.dag.measure(surrogates, control),
-        }
+        measured = {"control_measure": self.dag.measure(surrogates, control)}
+        return self._judged("control", defense, surrogates) | measured
 
     def _add(self, defense: Any, attack: Any, kind: str, judged_key: str, jobs: dict[str, str], **more: Any) -> None:
         usable = defense if isinstance(defense, Defense) else None
@@ -236,6 +243,15 @@ class _CellPlanner:
                 **{"capacity_log10_p": None, **more},
             )
         )
+
+
+def _readings(defense: Defense, forged_by: Attack | None) -> tuple[str, ...]:
+    """The labels of a pair's members; that of the one first which an attack forges a key for."""
+    members = members_of(defense)
+    if len(members) == 1:
+        return ()
+    first = faced(defense, forged_by) if forged_by else members[0]
+    return (first.label, *(member.label for member in members if member != first))
 
 
 def _missing(known: Registry, attacks: list[Any]) -> list[Attack]:

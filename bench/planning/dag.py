@@ -13,6 +13,7 @@ from bench import images, parameters, registry, specs
 from bench.attack import AmbiguityAttack, Attack, DecoyAttack, Insider, require_modest_stages
 from bench.chain import links_of
 from bench.defense import Defense
+from bench.pair import faced, members_of
 from bench.planning import sources
 from bench.planning.job import Channel, Input, Job, JobKind, Side
 from bench.plugin import Plugin
@@ -110,21 +111,39 @@ class JobPlanner:
         return Input(met.left_by or self.protect(met.defense), "public")
 
     def _whom(self, met: _Met) -> str:
-        label = parameters.label(met.defense.name, _without_judged(met.defense))
+        label = " & ".join(_label_of(member) for member in members_of(met.defense))
         return f"what {self.jobs[met.left_by].label} left" if met.left_by else label
 
     def protect(self, defense: Defense) -> str:
-        """The protected model of a defense; fields that only `verify` reads make no difference."""
-        return self._once(("protect", defense), lambda: self._protect(defense))
+        """The job that makes the protected model; fields that only `verify` reads make no difference."""
+        return self.keys(defense)[-1]
 
-    def _protect(self, defense: Defense) -> str:
-        inputs = {f"stage:{stage.key}": self._input(stage, None) for stage in defense.stages()}
+    def keys(self, defense: Defense) -> list[str]:
+        """The jobs that complete a key: one, or of a pair one for each member, of which the last makes the model."""
+        made: list[str] = []
+        for member in members_of(defense):
+            before = made[-1] if made else None
+            protect = functools.partial(self._protect, member, before)
+            made.append(self._once(("protect", member, before), protect))
+        return made
+
+    def key_of(self, defense: Defense, member: Defense) -> str:
+        """The job that completes the key of one member of a pair; of any other defense its own."""
+        return self.keys(defense)[members_of(defense).index(member)]
+
+    def _protect(self, defense: Defense, before: str | None) -> str:
+        label = f"protect {_label_of(defense)}"
+        if before is None:
+            inputs = {f"stage:{stage.key}": self._input(stage, None) for stage in defense.stages()}
+        else:
+            # Stages of this model are computed on the way: they start from the mark that is there.
+            inputs = {"before": Input(before, "public")}
+            label += f" after {self.jobs[before].label}"
         spec = {
             "plugin": self._spec(defense, judged_too=False),
             "files": self._digests(defense),
         }
-        label = parameters.label(defense.name, _without_judged(defense))
-        return self._job("protect", "owner", f"protect {label}", spec, inputs, [(defense, _METHODS["protect"])])
+        return self._job("protect", "owner", label, spec, inputs, [(defense, _METHODS["protect"])])
 
     def attack(self, defense: Defense, attack: Attack) -> str:
         """The surrogates, or the forgery, of an attack on a defense; of a chain those of its last link."""
@@ -147,7 +166,7 @@ class JobPlanner:
         return self._once(made, lambda: self._attack(attack, met, side))
 
     def _attack(self, attack: Attack, met: _Met, side: Side) -> str:
-        defense = met.defense
+        scheme = faced(met.defense, attack)
         require_modest_stages(attack)
         touches = attack.access_used() != "none"
         knows = attack.knowledge != "none"
@@ -156,13 +175,13 @@ class JobPlanner:
         spec: dict[str, Any] = {"plugin": self._spec(attack), "files": self._digests(attack)}
         roots: list[tuple[Plugin, tuple[str, ...]]] = [(attack, ("*",))]
         if knows:
-            spec["scheme"] = self._spec(defense, judged_too=False)
+            spec["scheme"] = self._spec(scheme, judged_too=False)
             # An attack that knows the scheme may call whatever it offers.
-            roots.append((defense, ("*",)))
+            roots.append((scheme, ("*",)))
         part = attack.part if isinstance(attack, Insider) else None
         if part is not None:
-            key = {"key": Input(self.protect(defense), "secret")}
-            label = f"disclose {part} of {defense.label}"
+            key = {"key": Input(self.key_of(met.defense, scheme), "secret")}
+            label = f"disclose {part} of {scheme.label}"
             disclosed = self._job("disclose", "owner", label, {"options": {"part": part}}, key, [])
             inputs["part"] = Input(disclosed, "public")
         if met.link:
@@ -300,6 +319,11 @@ class JobPlanner:
 def _spec(plugin: Plugin, judged_too: bool = True) -> dict[str, Any]:
     values = parameters.values_of(plugin, judged_too=judged_too)
     return {"name": plugin.name, "path": registry.path_of(type(plugin)), "params": values}
+
+
+def _label_of(defense: Defense) -> str:
+    """Without the fields that only `verify` reads."""
+    return parameters.label(defense.name, _without_judged(defense))
 
 
 def _without_judged(defense: Defense) -> Defense:

@@ -107,6 +107,9 @@ class Cell:
             Empty where the cell cannot be run.
         status: `ok` where the cell is to be run; otherwise why not.
         error_type, error, traceback: the reason where it cannot be run.
+        readings: labels of the two defenses of a pair, one of which is enough for a claim; empty for any other. What
+            the second one says is in `jobs["judge:1"]` and `jobs["control:1"]`; of a forged key, which is for one of
+            them, the label of that one comes first and there is one judge.
     """
 
     task: str
@@ -136,6 +139,7 @@ class Cell:
     error: str | None = None
     traceback: str | None = None
     time_model: str | None = None
+    readings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,7 @@ _JOB = ["id", "kind", "side", "label", "spec", "spec_shared", "inputs", "source_
 _CELL = [one.name for one in fields(Cell)]
 _PARAMS = ("defense_params", "attack_params")
 # What plans of earlier versions lack; each has a default.
-_LATER = ("time_model",)
+_LATER = ("time_model", "readings")
 _ROWS = ("jobs", "cells", "trials")
 
 

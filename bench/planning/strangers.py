@@ -15,6 +15,7 @@ from typing import Any, Literal
 from bench import registry
 from bench.defense import Defense
 from bench.errors import InputError
+from bench.pair import Pair
 from bench.planning.dag import JobPlanner
 from bench.planning.job import Plan, Trial
 from bench.planning.suite import Null, Suite
@@ -62,7 +63,9 @@ def trials(suite: Suite, task: Task, plan: Plan, dag: Dag) -> Iterator[Trial]:
         raise InputError(f"suite {plan.suite}: expected seeds below {FIRST} beside [null], got {max(plan.seeds)}")
     # What cannot be planned has its row in the records.
     usable = {cell.defense_label for cell in plan.cells if cell.task == task.name and cell.jobs}
-    defenses = [d for d in suite.defenses if isinstance(d, Defense) and not d.undefended and d.label in usable]
+    # A pair claims no oftener than its members do, each of which is tried alone.
+    alone = [d for d in suite.defenses if isinstance(d, Defense) and not (d.undefended or isinstance(d, Pair))]
+    defenses = [one for one in alone if one.label in usable]
     if not defenses:
         return
     met = list(strangers(suite.null, suite.schemes, task, dag))

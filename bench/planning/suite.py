@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from bench.attack import Attack
 from bench.chain import Chain
 from bench.defense import Defense
 from bench.errors import InputError, unknown
+from bench.pair import Pair
 from bench.recipe import Recipe
 from bench.registry import Broken, Registry, Role, discover
 from bench.task import Sizes, Task
@@ -23,6 +24,11 @@ from bench.task import Sizes, Task
 SHIPPED = Path(__file__).parent.parent / "suites"
 _TASK_KEYS = ("dataset", "model", "recipe", "parts")
 _TABLES = ("tasks", "defenses", "attacks", "null")
+# What a table may list in the place of a name, and what is made of the list.
+_COMPOSED: dict[Role, tuple[str, Callable[[tuple[Any, ...]], Any]]] = {
+    "attack": ("chain", Chain),
+    "defense": ("pair", Pair),
+}
 
 
 @dataclass(frozen=True)
@@ -199,10 +205,10 @@ def _null(table: Any, tasks: Iterable[Task], schemes: tuple[Defense, ...], where
 
 
 def _schemes(plugins: Iterable[Any]) -> tuple[Defense, ...]:
-    """The first of the defenses that protect alike, for each way of protecting."""
+    """The first of the defenses that protect alike, for each way of protecting; of pairs nobody is robbed."""
     found: dict[str, Defense] = {}
     for one in plugins:
-        if isinstance(one, Defense) and not one.undefended:
+        if isinstance(one, Defense) and not (one.undefended or isinstance(one, Pair)):
             found.setdefault(parameters.canonical([one.name, parameters.values_of(one, judged_too=False)]), one)
     return tuple(found.values())
 
@@ -239,33 +245,34 @@ def _changed(default: Recipe | Sizes, table: Mapping[str, Any], key: str, where:
 
 
 def _plugins(table: Mapping[str, Any], role: Role, registry: Registry, where: str) -> Iterable[Any]:
-    if role == "attack" and "chain" in table:
-        return [_chain(table, registry, where)]
+    if _COMPOSED[role][0] in table:
+        return [_composed(table, role, registry, where)]
     found = _named(table, role, registry, where)
     if isinstance(found, Unusable):
         return [found]
     return list(parameters.crossed(found, _rest(table), f"{where} ({found.name})"))
 
 
-def _chain(table: Mapping[str, Any], registry: Registry, where: str) -> Chain | Unusable:
-    """A chain as it stands: lists in it are values, and nothing is crossed."""
-    links, at = table["chain"], f"{where}, key 'chain'"
+def _composed(table: Mapping[str, Any], role: Role, registry: Registry, where: str) -> Any:
+    """A chain or a pair as it stands: lists in it are values, and nothing is crossed."""
+    key, compose = _COMPOSED[role]
+    parts, at = table[key], f"{where}, key {key!r}"
     if len(table) > 1:
-        raise InputError(f"{where}: expected nothing beside 'chain', got {', '.join(sorted({*table} - {'chain'}))}")
-    if not isinstance(links, list) or not all(isinstance(one, Mapping) for one in links):
-        raise InputError(f"{at}: expected a list of tables with a name each, got {links!r}")
-    made = [_link(link, registry, f"{at}, link {number}") for number, link in enumerate(links, start=1)]
+        raise InputError(f"{where}: expected nothing beside {key!r}, got {', '.join(sorted({*table} - {key}))}")
+    if not isinstance(parts, list) or not all(isinstance(one, Mapping) for one in parts):
+        raise InputError(f"{at}: expected a list of tables with a name each, got {parts!r}")
+    made = [_part(part, role, registry, f"{at}, number {number}") for number, part in enumerate(parts, start=1)]
     broken = next((one for one in made if isinstance(one, Unusable)), None)
     if broken:
         return broken
     try:
-        return Chain(tuple(made))
+        return compose(tuple(made))
     except ValueError as error:
         raise InputError(f"{at}: {error}") from error
 
 
-def _link(table: Mapping[str, Any], registry: Registry, where: str) -> Any:
-    found = _named(table, "attack", registry, where)
+def _part(table: Mapping[str, Any], role: Role, registry: Registry, where: str) -> Any:
+    found = _named(table, role, registry, where)
     if isinstance(found, Unusable):
         return found
     return parameters.build(found, _rest(table), f"{where} ({found.name})")

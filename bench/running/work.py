@@ -19,6 +19,7 @@ from bench.derivation import FORGER, SEED_BYTES, derived_stream, is_derived
 from bench.errors import NonFiniteWeights, Unreadable
 from bench.evidence import Evidence
 from bench.key import Key
+from bench.pair import keeping_zeros
 from bench.planning.job import Channel
 from bench.plugin import Access
 from bench.question import Question
@@ -27,7 +28,7 @@ from bench.stage import Stage
 from bench.stream import Stream
 from bench.suspect import Answer, Suspect, Target, predict
 from bench.task import Task
-from bench.trainer import AttackerTrainer, OwnerTrainer
+from bench.trainer import AttackerTrainer, OwnerTrainer, Successor
 from models.compression import compression
 
 # Where a stage keeps what it took, for those that rest on it.
@@ -124,13 +125,27 @@ def protect(work: Work) -> Result:
     defense: Defense = work.plugin
     drawn = defense.draw(work.task, Stream((work.seed, "owner", "key", defense.name)))
     before = key_to_bundle(drawn).to_bytes()
-    model, key, release = defense.protect(owner(work), drawn)
+    model, key, release = defense.protect(_second_owner(work) if "before" in work.bundles else owner(work), drawn)
     # A key that was picked after looking at the model would make every p-value a lie.
     if key_to_bundle(Key(key.drawn)).to_bytes() != before:
         raise ValueError(f"expected {defense.label} to keep the drawn part of its key, got another one")
     require_finite(model)
-    published = Bundle({**release.models, "model": model}, release.tensors, release.values)
+    earlier = work.bundles.get("before", Bundle())
+    published = Bundle(
+        {**earlier.models, **release.models, "model": model},
+        {**earlier.tensors, **release.tensors},
+        {**earlier.values, **release.values},
+    )
     return {}, {"public": published, "secret": key_to_bundle(key)}
+
+
+def _second_owner(work: Work) -> Successor:
+    """Whoever embeds a second mark, into a model that has one; what is zero there stays so."""
+    assert work.train is not None
+    assert work.heldout is not None
+    model = work.bundles["before"].models["model"]
+    stream, hooks = Stream((work.seed, "owner", "second")), keeping_zeros(model)
+    return Successor(work.task, work.train, work.heldout, stream, work.device, model, hooks=hooks)
 
 
 def disclose(work: Work) -> Result:

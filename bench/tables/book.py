@@ -66,7 +66,7 @@ class Book:
         if not job or not self.ok(job):
             return None
         whole = self.links(job)
-        rests_on = self.chain([job], follow=lambda one: one in whole or self._is_stage(one, side))
+        rests_on = self.chain([job], follow=lambda one: one in whole or self._is_shared(one, side))
         return float(sum(self.entry(one).get("seconds") or 0.0 for one in rests_on))
 
     def links(self, job: str | None) -> list[str]:
@@ -80,9 +80,10 @@ class Book:
             job = before.id if before is not None and before.kind == "attack" else None
         return found
 
-    def _is_stage(self, job: str, side: str) -> bool:
+    def _is_shared(self, job: str, side: str) -> bool:
+        """Whether it is a stage, or on the owner's side a mark that was embedded before."""
         known: Job | None = self.plan.jobs.get(job)
-        return known is not None and known.kind == "stage" and known.side == side
+        return known is not None and known.kind in ("stage", "protect") and known.side == side
 
 
 def judge_of(cell: Cell) -> str | None:

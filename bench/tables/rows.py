@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bench.evidence import Evidence, any_of
 from bench.parameters import canonical
 from bench.planning.job import Cell
 from bench.tables.book import Book, attack_of, judge_of
@@ -143,7 +144,7 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
     attack = attack_of(cell)
     forged = "forge" in cell.jobs
     found = book.result(attack)
-    evidence = book.result(judge_of(cell)).get("evidence") or []
+    evidence = _evidence(cell, book, "judge")
     untouched = attack is None and "measure" not in cell.jobs
     measured = book.result(cell.jobs.get("protected" if untouched else "measure"))
     accuracy = measured.get("accuracy") or []
@@ -178,11 +179,34 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
     return rows, None
 
 
+def _evidence(cell: Cell, book: Book, role: str) -> list[Mapping[str, Any]]:
+    """What a role's judges say of each surrogate; of a pair the better reading, paid for by both."""
+    roles = [role, *(f"{role}:{number}" for number in range(1, len(cell.readings)))]
+    told = [book.result(cell.jobs[one]).get("evidence") or [] for one in roles if one in cell.jobs]
+    if not cell.readings:
+        return told[0] if told else []
+    return [_better(dict(zip(cell.readings, each, strict=False)), cell.readings) for each in zip(*told, strict=False)]
+
+
+def _better(told: Mapping[str, Mapping[str, Any]], readings: Sequence[str]) -> Mapping[str, Any]:
+    """Evidence by label; a key that is for one of the two leaves the other nothing to read."""
+    without = {label: Evidence.unreadable("the key is not for it") for label in readings}
+    found = any_of(without | {label: _as_evidence(one) for label, one in told.items()})
+    values = {name: getattr(found, name) for name in ("statistic", "log10_p", "figures", "reason", "texts")}
+    return {**values, "seconds": sum(one.get("seconds") or 0.0 for one in told.values())}
+
+
+def _as_evidence(one: Mapping[str, Any]) -> Evidence:
+    return Evidence(
+        one["statistic"], one["log10_p"], one.get("figures") or {}, one.get("reason"), one.get("texts") or {}
+    )
+
+
 def _control(cell: Cell, book: Book) -> list[dict[str, float]] | None:
     """For each surrogate the figures of the control's, under `control.`; None where the attack has no control."""
     if "control" not in cell.jobs:
         return None
-    evidence = book.result(cell.jobs["control"]).get("evidence") or []
+    evidence = _evidence(cell, book, "control")
     accuracy = book.result(cell.jobs["control_measure"]).get("accuracy") or []
     found = []
     for one, right in zip(evidence, accuracy, strict=False):
