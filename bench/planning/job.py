@@ -240,7 +240,8 @@ class Plan:
         known = [name for name in _CELL if name not in _LATER or name in values["cells"]["columns"]]
         for row in _rows(values["cells"], known):
             found = dict(zip(known, row, strict=True))
-            cells.append(Cell(**{**found, **{name: shared[found[name]] for name in _PARAMS}}))
+            placed = {name: shared[found[name]] for name in _PARAMS}
+            cells.append(Cell(**{**found, **placed, "readings": tuple(found.get("readings", ()))}))
         # A plan of before the first trial has none.
         trials = [Trial(**{**one, "owners": tuple(one["owners"])}) for one in values.get("trials", [])]
         return cls(**{**head, "seeds": tuple(values["seeds"]), "jobs": jobs, "cells": cells, "trials": trials})
