@@ -58,6 +58,7 @@ def test_the_leaderboard_says_who_holds_and_what_it_costs() -> None:
     assert line(text, "hard") == [
         "hard",
         "white",
+        "6.0",
         "-20.0",
         "1.0",
         "2/2",
@@ -68,7 +69,7 @@ def test_the_leaderboard_says_who_holds_and_what_it_costs() -> None:
         "0/2",
     ]
     assert line(text, "soft") == [
-        *("soft", "white", "-20.0", "1.0", "1/2", "1.3", "7.0", "wear[strong=True]", "1/1", "0/2"),
+        *("soft", "white", "-1.0", "-20.0", "1.0", "1/2", "1.3", "7.0", "wear[strong=True]", "1/1", "0/2"),
     ]
     assert line(text, "bare")[-3:] == ["(undefended)", "-", "-"]
     assert "reparam." not in text
@@ -163,7 +164,7 @@ def test_without_a_ceiling_a_mark_that_stays_is_never_removed() -> None:
     suite.cell(log10_p=HELD)
     text = table(suite)
     assert line(text, "wear") == ["wear", "never"]
-    assert line(text, "mark")[5:7] == ["never", "none"]
+    assert line(text, "mark")[6:8] == ["never", "none"]
     assert "ceiling" not in text
 
 
@@ -207,7 +208,7 @@ def test_survival_in_some_seeds_stands_beside_survival_in_all() -> None:
         suite.yardstick(seed=seed)
         suite.cell(seed=seed, log10_p=log10_p)
     text = table(suite)
-    assert line(text, "mark")[4] == "0-1/1"
+    assert line(text, "mark")[5] == "0-1/1"
     assert "a in every seed" in text
     assert line(text, "wear") == ["wear", ">=6.0*"]
 
@@ -256,7 +257,7 @@ def test_json_holds_both_tables_and_is_strict() -> None:
     suite.base("sure", log10_p=-float("inf"), capacity=-float("inf"))
     text = render(*boards(suite.records), "json")
     values = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert (values["alpha"], values["accuracy_budget"], values["schema_version"]) == (1e-6, 5.0, 3)
+    assert (values["alpha"], values["accuracy_budget"], values["schema_version"]) == (1e-6, 5.0, 4)
     assert [row["defense"] for row in values["leaderboard"]] == ["hard", "soft", "sure", "bare"]
     assert next(row for row in values["leaderboard"] if row["defense"] == "sure")["log10_p"] == "-inf"
     assert len(values["matrix"]) == boards(suite.records).matrix.num_rows
@@ -267,8 +268,8 @@ def test_markdown_keeps_every_label_whole() -> None:
     assert isinstance(text, str)
     tables = [one for one in text.splitlines() if one.startswith("|")]
     assert "…" not in text
-    # Eleven columns of the leaderboard, then an attack and nine defenses.
-    assert {one.count("|") for one in tables[:11]} == {12}
+    # Twelve columns of the leaderboard, then an attack and nine defenses.
+    assert {one.count("|") for one in tables[:11]} == {13}
     assert {one.count("|") for one in tables[11:]} == {11}
 
 
