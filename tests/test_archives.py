@@ -163,7 +163,7 @@ def stated(name: str, value: str) -> Callable[[pa.Table], pa.Table]:
     return lambda table: table.replace_schema_metadata({**table.schema.metadata, f"ownbench.{name}".encode(): value})
 
 
-def test_a_run_is_packed_accepted_and_shown_under_its_origin(run: Path, tmp_path: Path) -> None:
+def test_a_run_is_packed_accepted_and_shown_under_its_origin(run: Path, tmp_path: Path, undrawn: None) -> None:
     ours = saved(example(seeds=1, strength=HELD), tmp_path / "ours")
     place = tmp_path / "set"
     invoked("publish", ours, "--to", place)
@@ -185,7 +185,6 @@ def test_a_run_is_packed_accepted_and_shown_under_its_origin(run: Path, tmp_path
     assert "Submitted by others and not run again here: what bears @lab-x" in (place / "LEADERBOARD.md").read_text()
     page = (place / "index.html").read_text()
     assert "soft@lab-x" in page and "submitted by lab-x, not run again here" in page
-    assert "soft@lab-x" in (place / "matrix-toy-net.svg").read_text()
     assert "soft@lab-x" in invoked("leaderboard", place)
     about = json.loads((place / "submissions" / "lab-x" / "submission.json").read_text())
     assert about["origin"] == "lab-x" and about["sha256"] in told
@@ -245,20 +244,18 @@ def test_what_a_plan_says_of_training_is_sent_with_a_run_folder(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda suite: replaced(suite, suite.cells[2], accuracy_protected=None, defense="so ft"), "defense"),
-        (lambda suite: suite.entries[suite.cells[2].jobs["protected"]]["result"].update(accuracy=[1.5]), "accuracy"),
+        (lambda suite: replaced(suite, suite.cells[2], defense="so ft", defense_label="so ft"), "label of defense"),
+        (lambda suite: replaced(suite, suite.cells[2], attack_family="\x1b[2J"), "column attack_family"),
+        (lambda suite: suite.entries[suite.cells[2].jobs["measure"]]["result"].update(accuracy=[1.5]), "accuracy"),
     ],
 )
 def test_a_run_that_would_not_be_accepted_is_not_packed(
     change: Callable[[Suite], Any], told: str, tmp_path: Path
 ) -> None:
     suite = example(seeds=1)
-    if told == "defense":
-        replaced(suite, suite.cells[2], defense="so ft", defense_label="so ft")
-    else:
-        change(suite)
+    change(suite)
     message = invoked("pack", saved(suite, tmp_path / "run"), "--to", tmp_path / "a.zip", code=2)
-    assert "would not be accepted" in message and f"column {told}" in message
+    assert "would not be accepted" in message and told in message
     assert not (tmp_path / "a.zip").exists()
 
 
@@ -346,14 +343,16 @@ def test_a_zip_bomb_is_refused_before_a_byte_of_it_is_unpacked(good: Members, tm
 
 
 def test_a_parquet_bomb_is_refused_with_little_memory(good: Members, tmp_path: Path) -> None:
-    # One text of 15,000 signs in 3,000,000 rows: 45 GB when written out, some kB as it is sent.
-    rows = 3_000_000
+    # One text of 150,000 signs in 300,000 rows: 45 GB when written out, some kB as it is sent.
+    rows = 300_000
     columns = {field.name: pa.nulls(rows, field.type) for field in schema.RECORDS}
-    columns["traceback"] = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), ["x" * 15_000])
+    columns["traceback"] = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), ["x" * 150_000])
     meta = pq.ParquetFile(io.BytesIO(good["records.parquet"])).schema_arrow.metadata
-    table = pa.table(columns, metadata=meta)
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", store_schema=False)
+    table, sink = pa.table(columns), io.BytesIO()
+    # As text, and not as the words of a dictionary that it was here.
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({key.decode(): value.decode() for key, value in meta.items()})
     assert len(sink.getvalue()) < 2**20
     (tmp_path / "bomb.zip").write_bytes(archive.packed({**good, "records.parquet": sink.getvalue()}))
     told, _, megabytes = peak(REFUSE, tmp_path / "bomb.zip")

@@ -134,7 +134,8 @@ def _check(path: Path, origin: str, to: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise InputError(f"{path}: refused: checking it took more than {TIMEOUT} s") from error
     if done.returncode == REFUSED:
-        raise InputError(f"refused: {done.stdout.strip()}")
+        told = done.stdout.strip()[:2000]
+        raise InputError(f"refused: {''.join(sign if sign.isprintable() else '?' for sign in told)}")
     if done.returncode:
         last = ascii(done.stderr.strip().rpartition("\n")[2])[:200]
         raise InputError(f"{path}: refused: the check of it ended with {done.returncode} and no verdict: {last}")

@@ -72,10 +72,7 @@ def _labels(text: str, where: str) -> dict[str, dict[str, str]]:
     for side, labels in found.items():
         pairs = labels.items() if isinstance(labels, dict) else [("", None)]
         for known, label in pairs:
-            wrong = (
-                not isinstance(label, str) or len(label) > intake.NAME or re.search(_python(intake.STEERS_NAME), label)
-            )
-            if wrong or not _begins(label, side, known):
+            if not isinstance(label, str) or len(label) > intake.NAME or not _is_of(label, side, known):
                 raise InputError(
                     f"{where}, label of {side}: expected its name, or that with parameters in brackets, got "
                     f"{ascii(label)[:80]} for {ascii(known)[:80]}"
@@ -83,8 +80,10 @@ def _labels(text: str, where: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def _begins(label: str, side: str, known: str) -> bool:
+def _is_of(label: str, side: str, known: str) -> bool:
     """Whether a label is that of the plugin it is given to, `name` or `name[…]`; of a chain, of each of its links."""
+    if re.search(_python(intake.STEERS_NAME), label):
+        return False
     name, _, params = known.partition(" ")
     names = [name]
     if side == "attack" and name == "chain":

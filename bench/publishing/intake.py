@@ -54,7 +54,10 @@ def table_of(content: bytes, kind: str) -> tuple[pa.Table, list[str]]:
             raise
         raise InputError(f"{name}: expected Parquet that can be read: {str(error)[:200]}") from error
     columns = table.column_names
-    table = recorded.of_today(table, kind, name)
+    try:
+        table = recorded.of_today(table, kind, name)
+    except (pa.ArrowException, LookupError, ValueError, TypeError) as error:
+        raise InputError(f"{name}: not what its schema version has: {str(error)[:200]}") from error
     return _with_texts(table, name), columns
 
 

@@ -46,12 +46,16 @@ def members(run: Path) -> dict[str, bytes]:
     """What is sent of a run folder or of a set of one's own runs: the members of an archive, without the manifest.
 
     Raises:
-        InputError: no records, or some that somebody else submitted.
+        InputError: no records, some that somebody else submitted, or names that an archive may not have.
     """
     records, decoys = recorded.read(run / "records.parquet"), recorded.read(run / "decoys.parquet", "decoys")
     if others := [name for name in origins.origins(records) if name]:
         raise InputError(f"{run}: expected runs of one's own, got rows that {', '.join(others)} submitted")
-    records, decoys = (table.replace_schema_metadata(_stated(records)) for table in (records, decoys))
+    try:
+        stated = _stated(records)
+    except InputError as error:
+        raise InputError(f"{run}: would not be accepted: {error}") from error
+    records, decoys = (table.replace_schema_metadata(stated) for table in (records, decoys))
     made = boards(records)
     tables = {"records": records, "decoys": decoys, "leaderboard": made.leaderboard, "matrix": made.matrix}
     return {

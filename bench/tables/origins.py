@@ -67,7 +67,7 @@ def plain_label(row: Mapping[str, Any]) -> str:
     origin = origin_of(name)
     if origin is None or not label.startswith(name):
         return label
-    return name.removesuffix(MARK + origin) + label[len(name) :]
+    return str(name).removesuffix(MARK + origin) + label[len(name) :]
 
 
 def told(rows: Iterable[Mapping[str, Any]]) -> str | None:
