@@ -10,17 +10,15 @@ import resource
 import sys
 from pathlib import Path
 
-# Bytes of address space, libraries included, for any archive, and beside these for each of its bytes; at most.
-MEMORY, PER_BYTE, MOST = 2 * 2**30, 64, 8 * 2**30
-# Seconds of computing; bytes of any file that it writes.
-SECONDS, FILE = 540, 2**30
+# Bytes of address space, libraries included: a million records take 2.9 GiB. Seconds of computing; bytes of any file
+# that it writes.
+MEMORY, SECONDS, FILE = 4 * 2**30, 540, 2**30
 
 
-def confine(size: int) -> int:
-    """Take from this process what reading an archive of so many bytes does not need; the bytes that it may use."""
-    memory = min(MEMORY + PER_BYTE * size, MOST)
+def confine() -> None:
+    """Take from this process what reading an archive does not need."""
     for what, most in (
-        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_AS, MEMORY),
         (resource.RLIMIT_CPU, SECONDS),
         (resource.RLIMIT_FSIZE, FILE),
         (resource.RLIMIT_CORE, 0),
@@ -28,12 +26,11 @@ def confine(size: int) -> int:
         _, hard = resource.getrlimit(what)
         bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (bound, bound))
-    return memory
 
 
 def main(path: Path, origin: str, to: Path) -> int:
     """Check an archive and store what is in it; the exit code."""
-    memory = confine(path.stat().st_size if path.is_file() else 0)
+    confine()
     from bench.commands.submitting import REFUSED, store
     from bench.errors import InputError
     from bench.publishing.submission import checked
@@ -44,7 +41,7 @@ def main(path: Path, origin: str, to: Path) -> int:
         sys.stdout.write(str(error))
         return REFUSED
     except MemoryError:
-        sys.stdout.write(f"{path}: reading it takes more than {memory / 2**30:.1f} GiB of memory")
+        sys.stdout.write(f"{path}: reading it takes more than {MEMORY // 2**30} GiB of memory")
         return REFUSED
     return 0
 
