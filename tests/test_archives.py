@@ -33,9 +33,8 @@ from bench.commands.cli import main
 from bench.errors import InputError
 from bench.planning.job import Status
 from bench.plugin import ACCESSES
-from bench.publishing import archive, figures, folder, intake, numbers, sets, submission
+from bench.publishing import agreement, archive, figures, folder, intake, numbers, sets, submission
 from bench.tables import origins, records, schema
-from bench.tables.leaderboard import boards
 from tests.synthetic import HELD, LOST, Suite, replaced
 
 ROOT = Path(__file__).parent.parent
@@ -130,20 +129,6 @@ def edited(members: Members, change: Callable[[pa.Table], pa.Table], kind: str =
     """The members with one table changed and everything else as it was."""
     table = pq.ParquetFile(io.BytesIO(members[f"{kind}.parquet"])).read()
     return {**members, f"{kind}.parquet": records.to_bytes(change(table))}
-
-
-def remade(members: Members, change: Callable[[pa.Table], pa.Table]) -> Members:
-    """The members with changed records and all that follows from them made anew, as a careful forger would."""
-    found = edited(members, change)
-    table = pq.ParquetFile(io.BytesIO(found["records.parquet"])).read()
-    made = boards(table)
-    found |= {f"{name}.parquet": records.to_bytes(getattr(made, name)) for name in ("leaderboard", "matrix")}
-    found["decoys.parquet"] = records.to_bytes(
-        pq.ParquetFile(io.BytesIO(members["decoys.parquet"])).read().replace_schema_metadata(table.schema.metadata)
-    )
-    found["suite.json"] = archive.as_json({**submission.suite_of(table), "planned": None})
-    found["environment.json"] = archive.as_json(submission.environment_of(table))
-    return found
 
 
 def put(column: str, row: int, value: Any) -> Callable[[pa.Table], pa.Table]:
@@ -572,6 +557,7 @@ def test_an_edited_leaderboard_is_refused_naming_row_and_column(
         (put("job_id", 0, "other"), "expected 0 to|no record is of its decoys|decoys: expected"),
         (lambda table: table.slice(4), "expected the decoys of job"),
         (lambda table: table.slice(1), "each once"),
+        (lambda table: pa.concat_tables([table, put("log10_p", 0, -9.0)(table.slice(0, 1))]), "each once"),
     ],
 )
 def test_decoys_that_do_not_fit_their_record_are_refused(
@@ -589,6 +575,15 @@ def test_a_suite_or_an_environment_that_the_records_do_not_say_is_refused(
     assert f"{name}: 'note': expected what the records say" in refused(
         archive.packed({**good, name: archive.as_json(other)}), tmp_path
     )
+
+
+def test_more_cells_than_a_page_can_draw_are_refused(
+    good: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, told in (("CELLS", "at most 9 cells, got 1"), ("DEFENSES", "at most 2 defenses with parameters, got 3")):
+        with monkeypatch.context() as patched:
+            patched.setattr(agreement, limit, int(told.split()[2]))
+            assert told in refused(archive.packed(good), tmp_path)
 
 
 def test_a_claim_under_a_control_that_shows_as_much_is_no_claim(good: Members, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from bench.errors import InputError
 from bench.publishing.numbers import figure
-from bench.tables.prices import GROUP, RUN
+from bench.tables.prices import CELL, GROUP, RUN
 from bench.tables.rows import SHARES
 
 _OF_RUN = (
@@ -21,14 +21,19 @@ _OF_RUN = (
 _OF_GROUP = ("dataset", "defense_family", "defense_access")
 _DECOYS = ("run_id", "job_id", "task", "defense", "defense_params", "seed")
 _CLOSE = 1e-9
+# Of a page that anybody reads; every cell and every defense is drawn.
+CELLS, DEFENSES = 50_000, 2_000
 
 
 def require_agreement(records: pa.Table, decoys: pa.Table) -> None:
-    """Raise InputError, naming what differs, where rows of one cell contradict each other or their decoys.
+    """Raise InputError, naming what differs, where rows contradict each other or their decoys, or are too many.
 
     Args:
         records, decoys: as `bench.publishing.numbers.require_sound` lets them through.
     """
+    for keys, most, what in ((CELL, CELLS, "cells"), (GROUP, DEFENSES, "defenses with parameters")):
+        if (found := records.group_by(keys).aggregate([]).num_rows) > most:
+            raise InputError(f"records.parquet: expected at most {most:,} {what}, got {found:,}")
     _require_constant(records, RUN, _OF_RUN)
     _require_constant(records, GROUP, _OF_GROUP)
     _require_decoys(records, decoys)
@@ -82,8 +87,7 @@ def _require_constant(records: pa.Table, keys: Sequence[str], columns: Sequence[
 
 def _require_decoys(records: pa.Table, decoys: pa.Table) -> None:
     """The row of the best decoy says what the decoys say, and there are no others."""
-    frame = decoys.to_pandas().drop_duplicates([*_DECOYS[:2], "decoy"])
-    drawn = {key: group for key, group in frame.groupby(list(_DECOYS[:2]), sort=False)}
+    drawn = {key: group for key, group in decoys.to_pandas().groupby(list(_DECOYS[:2]), sort=False)}
     is_best = pc.and_(pc.is_valid(figure(records, "decoys")), pc.is_valid(figure(records, "share_1e-1")))
     best = records.filter(pc.and_(is_best, pc.equal(records["attack_kind"], "ambiguity")))
     met = set()

@@ -29,13 +29,13 @@ def described(table: pa.Table) -> dict[str, str]:
     where = "records.parquet, metadata"
     meta = recorded.metadata(table)
     found = {"schema_version": str(schema.VERSION)}
-    for rule, most in (("alpha", 1.0), ("accuracy_budget", 100.0)):
+    for rule, told in (("alpha", "(0, 1)"), ("accuracy_budget", "[0, 100]")):
         try:
             value = float(meta[rule])
         except (KeyError, ValueError) as error:
             raise InputError(f"{where}: expected a number as {rule}") from error
-        if not 0.0 < value < most:
-            raise InputError(f"{where}: expected {rule} in (0, {most:g}), got {value!r}")
+        if not (0.0 < value < 1.0 if rule == "alpha" else 0.0 <= value <= 100.0):
+            raise InputError(f"{where}: expected {rule} in {told}, got {value!r}")
         found[rule] = repr(value)
     found["created_at"] = _time(meta.get("created_at", ""), where)
     for name in ("suite", "run_id"):
