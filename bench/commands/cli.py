@@ -156,6 +156,33 @@ def publish(runs: tuple[Path, ...], to: Path, readme: Path | None) -> None:
 
 
 @main.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), metavar="FILE", help="Default: the run's name and .zip, here.")
+def pack(run_folder: Path, to: Path | None) -> None:
+    """Pack RUN (or a published set) as one archive to submit: records, suite, environment, digests.
+
+    The same run gives the same bytes. A run that `ownbench accept` would refuse is refused here, with the reason.
+    """
+    from bench.commands import submitting
+
+    click.echo(submitting.pack(run_folder, to), nl=False)
+
+
+@main.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option("--to", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder of the set.")
+@click.option("--origin", metavar="NAME", help="Who submitted it; default: the name of the file.")
+def accept(archive: Path, to: Path, origin: str | None) -> None:
+    """Check ARCHIVE, which anybody may have made, and publish its rows in DIR beside those there, marked with NAME.
+
+    Nothing in it is run. Nothing in DIR is replaced: its defenses are listed as DEFENSE@NAME.
+    """
+    from bench.commands import submitting
+
+    click.echo(submitting.accept(archive, to, origin), nl=False)
+
+
+@main.command()
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)

@@ -12,6 +12,7 @@ import pandas as pd
 from bench.publishing import curves as following
 from bench.publishing.packing import packed, plain
 from bench.publishing.sets import Published
+from bench.tables import origins
 from bench.tables import records as recorded
 from bench.tables.prices import CELL
 from bench.text import equilibria
@@ -69,7 +70,7 @@ def content(found: Published, points: int = following.POINTS) -> dict[str, Any]:
         tasks.append(
             {
                 **{"task": task, "model": model, "dataset": here[0]["dataset"]},
-                "clean": plain(_first(row["accuracy_clean"] for row in here)),
+                "clean": plain(_first(row["accuracy_clean"] for row in origins.own_first(here))),
                 "seeds": max(row["seeds"] for row in here),
                 "defenses": _defenses(here),
                 **_matrix(here, there, of_task, known),
@@ -85,7 +86,8 @@ def content(found: Published, points: int = following.POINTS) -> dict[str, Any]:
 
 def cautions(row: Row) -> list[str]:
     """What makes a row of the leaderboard less than it looks."""
-    notes = []
+    origin = origins.origin_of(row["defense"])
+    notes = [f"submitted by {origin}, not run again here"] if origin else []
     if row["verdict"] not in ("claim", "reference"):
         held = f", in {row['seeds'] - row['claims']} of {row['seeds']} seeds" if row["verdict"] == "no claim" else ""
         notes.append(f"{row['verdict']}{held}")
@@ -110,7 +112,7 @@ def _first(values: Iterable[Any]) -> Any:
 def _defenses(board: list[Row]) -> dict[str, Any]:
     rows = []
     for row in board:
-        only = f"--only {shlex.quote('defense=' + row['defense_label'])}"
+        only = f"--only {shlex.quote('defense=' + origins.plain_label(row))}"
         rows.append({**row, "cautions": cautions(row), "only": only})
     return packed(rows, ("task", "dataset", "model"))
 

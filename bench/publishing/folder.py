@@ -66,6 +66,8 @@ def into_readme(path: Path, found: Published) -> bool:
     if not begin or not end or BEGIN in rest or END in after or END in before:
         raise InputError(f"--readme: {path}: expected one block between {BEGIN} and {END}")
     board = str(report.render(found.leaderboard, found.matrix, "table"))
+    # An error's message may hold what ends the block.
+    board = board.replace("```", "'''").replace("<!--", "< !--")
     return put(path, f"{before}{begin}```\n{board}```\n{end}{after}".encode())
 
 
@@ -81,7 +83,8 @@ def _markdown(found: Published, names: Sequence[str]) -> str:
         f"Written by `ownbench publish`. With curves, filters and commands: [index.html](index.html); data: {tables}.",
         "\n".join(notes),
         "\n\n".join(drawn),
-        str(report.render(found.leaderboard, found.matrix, "markdown")),
+        # No label makes a link.
+        str(report.render(found.leaderboard, found.matrix, "markdown")).replace("](", "]\\("),
     ]
     # What comes from data is text in Markdown, too.
     return "\n\n".join(part for part in parts if part).replace("&", "&amp;").replace("<", "&lt;")

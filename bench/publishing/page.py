@@ -17,6 +17,7 @@ from bench import __version__
 from bench.publishing.content import content
 from bench.publishing.packing import embedded
 from bench.publishing.sets import Published
+from bench.tables import origins
 from bench.tables import records as recorded
 
 _FILES = {
@@ -69,6 +70,8 @@ def warnings(found: Published) -> list[str]:
     """What stands above everything else: how the set was put together, and what in it is missing or mixed."""
     notes = [f"{note[0].upper()}{note[1:]}." for note in found.notes]
     board = found.leaderboard.to_pylist()
+    if submitted := origins.told(board):
+        notes.append(submitted)
     if failed := sum(row["cells_failed"] for row in board):
         notes.append(f"{failed} cells failed. They stand in the matrix with their errors.")
     if false := sum(row["false_claims"] for row in board):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from bench.tables.origins import origin_of
 from bench.tables.schema import WITHSTOOD, Protocol
 
 Payoff = Literal["price", "survived"]
@@ -168,6 +169,8 @@ def _is_headline(row: Row) -> bool:
 
 
 def _unplayable(defense: Row, cells: Sequence[Row], kind: Payoff) -> str | None:
+    if origin := origin_of(defense["defense"]):
+        return f"submitted by {origin}, not run here"
     if defense["verdict"] not in ("claim", *_WORTHLESS):
         return str(defense["verdict"])
     if not any(row["seeds"] for row in cells):

@@ -11,6 +11,7 @@ import pyarrow as pa
 from bench.tables import records as recorded
 from bench.tables import schema
 from bench.tables.matrix import cells, interval, labelled, order
+from bench.tables.origins import parted
 from bench.tables.prices import GROUP, points, runs
 from bench.tables.protocols import withstood
 
@@ -35,7 +36,7 @@ class Boards(NamedTuple):
 
 
 def boards(records: pa.Table) -> Boards:
-    """Both tables of one or several runs' records (several: see `bench.tables.merge`)."""
+    """Both tables of one or several runs' records (several: see `bench.tables.merge`), whoever ran them."""
     meta = recorded.metadata(records)
     labels = recorded.labels(records)
     if records.num_rows == 0:
@@ -43,10 +44,19 @@ def boards(records: pa.Table) -> Boards:
             _typed(pd.DataFrame(), schema.LEADERBOARD, records),
             _typed(pd.DataFrame(), schema.MATRIX, records),
         )
-    lines = runs(records, float(meta["alpha"]), float(meta["accuracy_budget"]))
+    # By origin, so that no number of a row depends on what somebody else submitted.
+    rules = float(meta["alpha"]), float(meta["accuracy_budget"])
+    made = [_of_one_origin(part, *rules, labels) for part in parted(records)]
+    board, table = (parts[0] if len(parts) == 1 else pd.concat(parts) for parts in zip(*made, strict=True))
+    return Boards(_typed(_ranked(board), schema.LEADERBOARD, records), _typed(order(table), schema.MATRIX, records))
+
+
+def _of_one_origin(
+    records: pa.Table, alpha: float, budget: float, labels: dict[str, dict[str, str]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    lines = runs(records, alpha, budget)
     table = order(cells(lines, labels))
-    ranked = _ranked(_leaderboard(lines, table, labels))
-    return Boards(_typed(ranked, schema.LEADERBOARD, records), _typed(table, schema.MATRIX, records))
+    return _leaderboard(lines, table, labels), table
 
 
 def _typed(frame: pd.DataFrame, columns: pa.Schema, records: pa.Table) -> pa.Table:

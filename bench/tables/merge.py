@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from bench.errors import InputError
 from bench.parameters import canonical
+from bench.tables import origins
 from bench.tables import records as recorded
 from bench.tables.prices import RUN
 
@@ -64,10 +65,17 @@ def _newest(whole: pa.Table, sizes: Sequence[int]) -> pd.Series:
 
 def _joined(tables: Sequence[pa.Table], metas: Sequence[dict[str, str]]) -> dict[str, str]:
     labels: dict[str, dict[str, str]] = {"defense": {}, "attack": {}}
-    for table in tables:
+    # Our own labels of an attack count where a submission has others.
+    for table in sorted(tables, key=_is_own):
         for side, known in recorded.labels(table).items():
             labels[side] |= known
     joined = {name: " + ".join(dict.fromkeys(meta[name] for meta in metas)) for name in ("suite", "run_id")}
     newest = max(meta.get("created_at", "") for meta in metas)
     values = {**metas[0], **joined, "created_at": newest, "labels": canonical(labels)}
     return {recorded.PREFIX + name: value for name, value in values.items()}
+
+
+def _is_own(table: pa.Table) -> int:
+    """0 for a submission, 1 for a set that has some, 2 for our own."""
+    found = origins.origins(table)
+    return 2 if found in ([], [None]) else int(None in found)

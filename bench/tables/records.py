@@ -191,6 +191,15 @@ def read(path: str | os.PathLike[str], kind: str = "records") -> pa.Table:
         raise InputError(f"{path}: no such file") from error
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path}: not a readable Parquet file: {error}") from error
+    return of_today(table, kind, path)
+
+
+def of_today(table: pa.Table, kind: str, path: str | os.PathLike[str]) -> pa.Table:
+    """A table as it was read, in the columns of today's schema; `path` is for messages. Arguments as for `read`.
+
+    Raises:
+        InputError: of a version that no migration leads away from, or without some of the columns.
+    """
     table = _migrated(table, path)
     expected = schema.TABLES[kind]
     missing = [name for name in expected.names if name not in table.column_names]

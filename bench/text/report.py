@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 import pyarrow as pa
 
 from bench.errors import unknown
+from bench.tables import origins
 from bench.tables import records as recorded
 from bench.text.grids import CHOSEN, board_grid, is_chosen, is_disputed, is_split, matrix_grids
 from bench.text.layout import to_markdown, to_text
@@ -67,7 +68,7 @@ def render(leaderboard: pa.Table, matrix: pa.Table, form: str = "table") -> str 
 
 def _title(board: list[Row]) -> str:
     first = board[0]
-    clean = next((row["accuracy_clean"] for row in board if row["accuracy_clean"] is not None), None)
+    clean = next((row["accuracy_clean"] for row in origins.own_first(board) if row["accuracy_clean"] is not None), None)
     known = "" if clean is None else f", accuracy without defense {100 * clean:.1f} %"
     seeds = max(row["seeds"] for row in board)
     return f"Task {first['task']}, model {first['model']}{known}, {seeds} {'seed' if seeds == 1 else 'seeds'}"
@@ -156,7 +157,7 @@ def _words(cells: list[Row]) -> list[str]:
 
 
 def _warnings(budget: float, board: list[Row], cells: list[Row]) -> list[str]:
-    notes = []
+    notes = [told] if (told := origins.told(board)) else []
     total = sum(row["cells_ok"] + row["cells_failed"] + row["cells_not_applicable"] for row in board)
     for state, word in (("failed", "FAILED"), ("not_applicable", "not applicable")):
         count = sum(row[f"cells_{state}"] for row in board)
