@@ -33,7 +33,7 @@ from bench.commands.cli import main
 from bench.errors import InputError
 from bench.planning.job import Status
 from bench.plugin import ACCESSES
-from bench.publishing import agreement, archive, figures, folder, intake, numbers, sets, submission
+from bench.publishing import agreement, archive, declared, figures, folder, intake, numbers, sets, submission
 from bench.tables import origins, records, schema
 from tests.synthetic import HELD, LOST, Suite, replaced
 
@@ -729,7 +729,7 @@ def test_a_cell_of_a_submission_names_the_command_by_which_anybody_runs_it(
 
 def test_an_archive_of_an_older_schema_is_migrated(good: Members, tmp_path: Path) -> None:
     before = {"records": ["time_model", "derived"], "decoys": [], "matrix": [], "leaderboard": []}
-    before["leaderboard"] = ["forgeries_withstood_committed", "forgeries_withstood_derived", "calibration"]
+    before["leaderboard"] = ["forgeries_withstood_committed", "forgeries_withstood_derived", "calibration", "worth"]
     before["matrix"] = ["time_model", "forged", "forged_committed", "forged_derived"]
     older = dict(good)
     for kind, gone in before.items():
@@ -738,6 +738,16 @@ def test_an_archive_of_an_older_schema_is_migrated(good: Members, tmp_path: Path
     found = submission.checked(tmp_path / "a.zip")
     assert found.records.schema.names == schema.RECORDS.names
     assert pc.all(pc.is_null(found.records["derived"])).as_py()
+
+
+@pytest.mark.parametrize(
+    ("label", "fits"),
+    [("uchida & trigger-set[mode=a]", True), ("uchida", False), ("uchida & other", False), ("a & b & c", False)],
+)
+def test_the_label_of_a_pair_is_made_of_those_of_its_members(label: str, fits: bool) -> None:
+    known = 'pair {"pair":[{"name":"uchida"},{"name":"trigger-set"}]}'
+    assert declared._is_of(label, "defense", known) is fits
+    assert not declared._is_of(label, "attack", known)
 
 
 def test_the_words_are_those_of_the_contracts() -> None:

@@ -16,6 +16,8 @@ from bench.tables import records as recorded
 from bench.tables import schema
 
 _SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# By side, what is made of several plugins, and what stands between their labels.
+_COMPOSED = {"attack": ("chain", " then "), "defense": ("pair", " & ")}
 DAY = datetime.timedelta(days=1)
 FIRST = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
@@ -81,17 +83,18 @@ def _labels(text: str, where: str) -> dict[str, dict[str, str]]:
 
 
 def _is_of(label: str, side: str, known: str) -> bool:
-    """Whether a label is that of the plugin it is given to, `name` or `name[…]`; of a chain, of each of its links."""
+    """Whether a label is that of the plugin it is given to, `name` or `name[…]`; of a chain or pair, of each part."""
     if re.search(_python(intake.STEERS_NAME), label):
         return False
     name, _, params = known.partition(" ")
     names = [name]
-    if side == "attack" and name == "chain":
+    composed, between = _COMPOSED[side]
+    if name == composed:
         try:
-            names = [str(link["name"]) for link in json.loads(params)["chain"]]
+            names = [str(part["name"]) for part in json.loads(params)[composed]]
         except (ValueError, LookupError, TypeError, RecursionError):
             return False
-    parts = label.split(" then ")
+    parts = label.split(between)
     if len(parts) != len(names):
         return False
     return all(
