@@ -273,6 +273,22 @@ def test_markdown_keeps_every_label_whole() -> None:
     assert {one.count("|") for one in tables[11:]} == {11}
 
 
+def test_a_pair_has_a_line_for_each_of_its_members() -> None:
+    first, second = "uchida[bits=32,canonical=true]", "constant-weight-code[canonical=true]"
+    suite = example()
+    suite.base(f"{first} & {second}")
+    suite.cell(f"{first} & {second}", log10_p=HELD)
+    lines = table(suite).splitlines()
+    place = next(i for i, one in enumerate(lines) if one.startswith("uchida"))
+    assert [one.split("  ")[0].strip() for one in lines[place : place + 4]] == [
+        "uchida", "", "& constant-weight-code", ""
+    ]  # fmt: skip
+    assert (lines[place + 1].strip(), lines[place + 3].strip()) == ("[bits=32,canonical=true]", "[canonical=true]")
+    below = "\n".join(lines[place + 4 :])
+    assert "uchida" in below and "& constant-" in below
+    assert max(map(len, lines)) <= 100
+
+
 def test_parquet_is_the_leaderboards_file() -> None:
     made = boards(example().records)
     assert pq.read_table(io.BytesIO(render(*made, "parquet"))).equals(made.leaderboard)

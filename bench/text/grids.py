@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.tables.schema import WITHSTOOD
-from bench.text.layout import Grid, shorten
+from bench.text.layout import Grid, parted, shorten
 
 Row = Mapping[str, Any]
 
@@ -234,11 +234,12 @@ def _cheapest(row: Row) -> str:
 
 def _headers(labels: list[str], width: int | None) -> list[str]:
     """Each label on lines of its own, the parameters below the name; different labels stay different."""
-    split = [label.partition("[") for label in labels]
+    split = [part.partition("[") for label in labels for part in parted(label)]
     names, params = [name for name, _, _ in split], [bracket + rest for _, bracket, rest in split]
     if width is not None:
         names, params = [_broken(name, width) for name in names], shorten(params, width)
-    return [f"{name}\n{inside}" if inside else name for name, inside in zip(names, params, strict=True)]
+    lines = iter([f"{name}\n{inside}" if inside else name for name, inside in zip(names, params, strict=True)])
+    return ["\n".join(next(lines) for _ in parted(label)) for label in labels]
 
 
 def _broken(name: str, width: int) -> str:

@@ -79,8 +79,9 @@ def to_text(grid: Grid, width: int) -> str:
         spare += 1
     columns = [[row[place] for row in cells] for place in range(len(widths))]
     folded = [_folded(label, widths[0]) for label in columns[0]] if 0 in grid.labels else []
-    below = shorten([inside for _, inside in folded], widths[0])
-    columns[0] = [label for label, _ in folded] or columns[0]
+    short = iter(shorten([line for _, *below in folded for line in below], widths[0]))
+    below = [[next(short) for _ in lines] for _, *lines in folded] or [[] for _ in cells]
+    columns[0] = [label for label, *_ in folded] or columns[0]
     for place in grid.labels:
         columns[place] = shorten(columns[place], widths[place])
     height = max(map(len, heads))
@@ -89,21 +90,32 @@ def to_text(grid: Grid, width: int) -> str:
         top[place] = [_cut(line, widths[place]) for line in top[place]]
     lines = [_line([head[level] for head in top], widths, grid.labels, gap) for level in range(height)]
     lines.append("─" * (sum(widths) + gap * (len(widths) - 1)))
-    body, second = iter(zip(*columns, strict=True)), iter(below or [""] * len(cells))
+    body, rest = iter(zip(*columns, strict=True)), iter(below)
     for row in grid.rows:
-        lines.append(row if isinstance(row, str) else _line(next(body), widths, grid.labels, gap))
-        if not isinstance(row, str) and (inside := next(second)):
-            lines.append(inside)
+        lines += [row] if isinstance(row, str) else [_line(next(body), widths, grid.labels, gap), *next(rest)]
     return "\n".join(lines)
 
 
-def _folded(label: str, width: int) -> tuple[str, str]:
-    """A label, and what stands below it: its parameters, where they do not fit beside the name."""
-    name, bracket, inside = label.partition("[")
-    if len(label) <= width or not bracket or len(name) > width:
-        return label, ""
+def parted(label: str) -> list[str]:
+    """The parts of a label that is made of several, each but the first with what stands before it."""
+    first, *others = label.split(" & ")
+    return [first, *(f"& {other}" for other in others)]
+
+
+def _folded(label: str, width: int) -> list[str]:
+    """A label, and what stands below it where that does not fit beside: parameters, and the second one of a pair."""
+    if len(label) <= width:
+        return [label]
+    lines: list[str] = []
     indent = " " * (len(label) - len(label.lstrip()) + 2)
-    return name, f"{indent}{bracket}{inside}"
+    for part in parted(label):
+        name, bracket, inside = part.partition("[")
+        if len(part) <= width:
+            lines.append(part)
+            continue
+        lines += [name] if len(name) <= width else textwrap.wrap(name, width, break_long_words=False)
+        lines += [f"{indent}{bracket}{inside}"] if bracket else []
+    return lines
 
 
 def _line(texts: Sequence[str], widths: Sequence[int], left: Sequence[int], gap: int) -> str:
