@@ -84,7 +84,7 @@ def workshop():
     """What the contract's rules work with. Three epochs, after which 1e-3 can be asked for; suites ask for 1e-6."""
     with Workshop(epochs=3, claim=-3.0) as made:
         # The spying process starts beside the first rules.
-        _ = made.spy
+        made.start_spy()
         yield made
 
 

@@ -130,6 +130,10 @@ class Workshop:
             self._spy = Spy(self.task.info.name)
         return self._spy
 
+    def start_spy(self) -> None:
+        """Start the process that spies before any key is drawn: what it has before its first job is not searched."""
+        self._spy = Spy(self.task.info.name, early=True)
+
     @functools.cached_property
     def schemes(self) -> tuple[Defense, ...]:
         """The defenses that attacks can be tried on."""
