@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from scipy import special, stats
 LN10 = math.log(10.0)
 
 
-def _log10_upper_tail(distribution: Any, at_least: int, most: int) -> float:
-    # scipy's own logsf takes the logarithm of a number that has already underflowed; the terms have not.
-    terms = distribution.logpmf(np.arange(at_least, most + 1))
+def _log10_upper_tail(distribution: Any, at_least: int, most: int, *shape: float) -> float:
+    # scipy's own logsf takes the logarithm of a number that has already underflowed; the terms have not. Freezing the
+    # distribution would take longer than all of them.
+    terms = distribution.logpmf(np.arange(at_least, most + 1), *shape)
     return min(0.0, float(special.logsumexp(terms)) / LN10)
 
 
+# A thousand keys agree in the same few counts.
+@functools.lru_cache(maxsize=4096)
 def binomial_tail(hits: int, trials: int, rate: float) -> float:
     """log10 P(X >= hits) for X ~ Binomial(trials, rate); 0 for hits <= 0.
 
@@ -37,9 +41,10 @@ def binomial_tail(hits: int, trials: int, rate: float) -> float:
         raise ValueError(f"expected a rate in (0, 1), got {rate}")
     if hits == 0:
         return 0.0
-    return _log10_upper_tail(stats.binom(trials, rate), hits, trials)
+    return _log10_upper_tail(stats.binom, hits, trials, trials, rate)
 
 
+@functools.lru_cache(maxsize=4096)
 def hypergeometric_tail(hits: int, population: int, marked: int, drawn: int) -> float:
     """log10 P(X >= hits) for the marked ones among `drawn` of a `population` that holds `marked`.
 
@@ -51,7 +56,7 @@ def hypergeometric_tail(hits: int, population: int, marked: int, drawn: int) -> 
         raise ValueError(f"expected hits <= {most} with {marked} marked and {drawn} drawn of {population}, got {hits}")
     if hits <= least:
         return 0.0
-    return _log10_upper_tail(stats.hypergeom(population, marked, drawn), hits, most)
+    return _log10_upper_tail(stats.hypergeom, hits, most, population, marked, drawn)
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
