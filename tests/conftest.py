@@ -30,14 +30,16 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile("steady")
 
 # Two processes share the tests. Those that start Ray stay together, since two Rays at once would starve each other;
-# so do those that use the workshop, which takes long to fill. Both begin first, because they take longest.
+# so do those that use the workshop, which takes long to fill, and those that plan all suites, for which each dataset is
+# checked once in a process. They begin first, because they take longest.
 GROUPS = {
     "ray": ("test_faults", "test_gpu_shares", "test_nodes", "test_packages", "test_pool", "test_pool_gpu"),
     "workshop": ("test_contract", "test_check", "test_docs"),
+    "suites": ("test_work", "test_forecast"),
 }
 GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
 # Long files next, so that no process is left alone with one at the end.
-LONG = ("test_work", "test_points", "test_end_to_end", "test_forecast")
+LONG = ("test_points", "test_end_to_end")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -84,7 +86,7 @@ def workshop():
     """What the contract's rules work with. Three epochs, after which 1e-3 can be asked for; suites ask for 1e-6."""
     with Workshop(epochs=3, claim=-3.0) as made:
         # The spying process starts beside the first rules.
-        _ = made.spy
+        made.start_spy()
         yield made
 
 

@@ -1,8 +1,6 @@
 """Whole runs on real data with short recipes, in one process: what the rows say, and what a second run does."""
 
 import io
-import os
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -286,19 +284,23 @@ def test_judging_again_redoes_the_attack_only_without_its_surrogates(go, tmp_pat
     plugin.write_text(mine)
     text = suite_text(['name = "my-mark"\nbits = 16'], ['name = "magnitude-prune"'], keep="all")
 
+    monkeypatch.setenv("OWNBENCH_PLUGINS", str(plugin))
+
+    def forget():
+        # All that a process knows of the plugin's file.
+        sys.modules.pop("ownbench_plugins.my_mark", None)
+        registry.discover.cache_clear()
+        sources.forget()
+
     def execute(code):
         plugin.write_text(code)
-        script = f"""
-import sys
-from pathlib import Path
-from bench.commands.run import Options, run
-sys.exit(run(Options({str(tmp_path / "small.toml")!r}, out=Path({str(tmp_path / "out")!r}), device="cpu", local=True)))
-"""
-        (tmp_path / "small.toml").write_text(text)
-        env = {**os.environ, "OWNBENCH_PLUGINS": str(plugin)}
-        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        forget()
+        try:
+            done, _, told = go(text)
+        finally:
+            forget()
+        assert done == 0, told
+        return told
 
     def kinds():
         import json

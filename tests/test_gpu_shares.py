@@ -15,6 +15,7 @@ from test_scheduler import Notes, plan_of
 from bench.errors import InputError
 from bench.running.scheduler import Scheduler
 from bench.storage.store import RunFolder
+from bench.workers import cluster
 from bench.workers.pool import RayPool
 
 
@@ -26,7 +27,8 @@ def four_gpus() -> Iterator[None]:
         # Loopback alone.
         patch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False)
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        ray.init(num_cpus=16, num_gpus=4, include_dashboard=False, logging_level="error", _temp_dir=directory)
+        options = {"include_dashboard": False, "logging_level": "error", "_temp_dir": directory}
+        ray.init(num_cpus=16, num_gpus=4, **options, _system_config=cluster._SYSTEM)
         yield
         ray.shutdown()
 

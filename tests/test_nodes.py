@@ -35,6 +35,7 @@ from bench.workers.pool import RayPool
 REPOSITORY = Path(__file__).parent.parent
 # Ray takes a node for dead after half a minute otherwise.
 QUICK = {
+    **joining._SYSTEM,
     "health_check_initial_delay_ms": 500,
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 2000,

@@ -24,7 +24,8 @@ def pool() -> Iterator[RayPool]:
         # Loopback alone.
         patch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False)
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        ray.init(num_cpus=5, num_gpus=2, include_dashboard=False, logging_level="error", _temp_dir=directory)
+        options = {"include_dashboard": False, "logging_level": "error", "_temp_dir": directory}
+        ray.init(num_cpus=5, num_gpus=2, **options, _system_config=cluster._SYSTEM)
         pool = RayPool("toy_runner:run", workers=4, threads=1, device="cuda", env=ENV)
         yield pool
         pool.close()

@@ -9,7 +9,7 @@ import torch
 from bench.attack import Attack, Insider, RemovalAttack
 from bench.bundle import Bundle
 from bench.contract import general
-from bench.contract.bout import Case, cases, first, require_untouched, run
+from bench.contract.bout import Case, attempt, cases, first, require_untouched, run
 from bench.contract.rule import Rule, demand, rule
 from bench.contract.workshop import Skip, Workshop, contents, difference, disturb, other_architecture
 from bench.plugin import ACCESSES
@@ -49,7 +49,7 @@ def _says_what_it_is(attack: RemovalAttack, workshop: Workshop) -> str:
 
 @rule("attacks", "It yields at least one finite surrogate on a protected model, without an error")
 def _attacks(attack: RemovalAttack, workshop: Workshop) -> str:
-    bout = run(attack, workshop, cases(attack, workshop)[0])
+    bout = attempt(attack, workshop, cases(attack, workshop)[0])
     return f"{len(bout.strengths)} surrogate(s)"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.attack import AmbiguityAttack, Attack, Insider, require_modest_stages
 from bench.bundle import Bundle
 from bench.contract.rule import demand
-from bench.contract.workshop import Made, Skip, Workshop, contents, difference, disturb
+from bench.contract.workshop import OTHER_OWNER, OWNER, Made, Skip, Workshop, contents, difference, disturb
 from bench.defense import Defense
 from bench.running import work
 from bench.running.work import Work
@@ -38,6 +38,7 @@ class Case:
         scheme: by which it is protected, handed to attacks that know it; None for a plain net.
         part: for insiders.
         made: what protecting gave, where a scheme was.
+        owner: who protected it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Case:
     scheme: Defense | None = None
     part: Tensor | None = None
     made: Made | None = None
+    owner: int = OWNER
 
 
 @dataclass(frozen=True)
@@ -82,37 +84,44 @@ def cases(attack: Attack, workshop: Workshop) -> list[Case]:
     chosen: dict[str, Case] = {}
     reasons = []
     for scheme in workshop.schemes:
-        task = workshop.task if scheme.applies_to(workshop.quick) else workshop.quick
+        # Those whose models the rules for defenses make as well.
+        task, owner = (workshop.quick, OTHER_OWNER)
+        if scheme.applies_to(workshop.quick):
+            task, owner = workshop.task, OWNER
         reason = attack.against(scheme) or scheme.applies_to(task)
         if reason:
             reasons.append(f"{scheme.label}: {reason}")
         elif scheme.key_kind not in chosen:
-            made = workshop.protected(scheme, task)
+            made = workshop.protected(scheme, task, owner)
             part = made.key.tensor(attack.part) if isinstance(attack, Insider) else None
-            chosen[scheme.key_kind] = Case(scheme.label, task, made.published.to_bytes(), scheme, part, made)
+            chosen[scheme.key_kind] = Case(scheme.label, task, made.published.to_bytes(), scheme, part, made, owner)
     if not chosen:
         raise Skip(f"no scheme that it can be tried on ({'; '.join(reasons) or 'none is known'})")
     return list(chosen.values())
 
 
-def first(attack: Attack, workshop: Workshop, case: Case) -> Bout:
-    """The first run on a case, for rules that look at what it came to.
-
-    Raises:
-        Skip: the attack raised.
-    """
+def attempt(attack: Attack, workshop: Workshop, case: Case) -> Bout:
+    """The first run on a case, which is kept; raises whatever the attack raises."""
 
     def make() -> Bout | Exception:
         disturb(9)
         try:
             return run(attack, workshop, case)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the rule that runs the attack reports it.
+        except Exception as error:  # noqa: BLE001 - kept, to be raised to each who asks.
             return error
 
     found = workshop.once((repr(attack), case.name), make)
     if isinstance(found, Exception):
-        raise Skip("attacking failed, see the rule 'attacks'") from found
+        raise found
     return found
+
+
+def first(attack: Attack, workshop: Workshop, case: Case) -> Bout:
+    """As `attempt`, for rules that look at what it came to: Skip where the attack raises."""
+    try:
+        return attempt(attack, workshop, case)
+    except Exception as error:
+        raise Skip("attacking failed, see the rule 'attacks'") from error
 
 
 def run(attack: Attack, workshop: Workshop, case: Case, closed: bool = False) -> Bout:

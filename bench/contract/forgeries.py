@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.attack import AmbiguityAttack, DecoyAttack
 from bench.bundle import Bundle, bundle_to_key
 from bench.contract import attacks, general
-from bench.contract.bout import cases, first, run
+from bench.contract.bout import attempt, cases, first, run
 from bench.contract.rule import Rule, demand, rule
 from bench.contract.workshop import Workshop, disturb
 from bench.running.work import evidence_on
@@ -24,7 +24,7 @@ def _says_what_it_is(attack: AmbiguityAttack | DecoyAttack, workshop: Workshop) 
 def _attacks(attack: AmbiguityAttack, workshop: Workshop) -> str:
     found = cases(attack, workshop)
     for case in found:
-        run(attack, workshop, case)
+        attempt(attack, workshop, case)
     return ", ".join(case.name for case in found)
 
 
@@ -46,7 +46,7 @@ def _taken(attack: AmbiguityAttack, workshop: Workshop) -> str:
         assert case.scheme is not None
         made = Bundle.from_bytes(first(attack, workshop, case).made.to_bytes())
         suspect = Suspect.of(made.models["0"], case.scheme.access_used())
-        found = evidence_on(case.scheme, suspect, bundle_to_key(made), workshop.judging(case.task))
+        found = evidence_on(case.scheme, suspect, bundle_to_key(made), workshop.judging(case.task, case.owner))
         demand(found.reason is None, f"expected a key that {case.scheme.label} can look for, got: {found.reason}")
         told.append(f"log10_p {found.log10_p:.1f} by {case.scheme.label}")
     return ", ".join(told)

@@ -16,6 +16,7 @@ from bench import data
 from bench.bundle import Bundle
 from bench.contract import spying
 from bench.contract.rule import Rule, demand, rule
+from bench.contract.spy import LONGEST
 from bench.contract.workshop import OWNER, Made, Skip, Workshop
 from bench.defense import Defense
 from bench.key import Value
@@ -25,7 +26,7 @@ from bench.planning.dag import JobPlanner
 LEAST_BITS = 30.0
 LEAST_TEXT = 16
 # Of a long part, so many bytes are looked for in memory, from one of so many places in it.
-WINDOW = 512
+WINDOW = LONGEST
 PLACES = 8
 
 

@@ -13,6 +13,8 @@ from bench.contract import memory, spying
 from bench.planning.job import Job
 
 _PATIENCE = 120.0
+# Of what is looked for in memory, in bytes.
+LONGEST = 512
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,18 @@ class Spy:
 
     Args:
         dataset: of the jobs to come.
+        early: no key was drawn so far, so that none can stand in what the process has before its first job.
     """
 
-    def __init__(self, dataset: str) -> None:
+    def __init__(self, dataset: str, early: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
         self._wire, theirs = context.Pipe()
         self._process = context.Process(target=spying.serve, args=(theirs, dataset), daemon=True)
         self._process.start()
         theirs.close()
+        self._early = early
+        # Of its memory, once it is ready for the first job.
+        self._before: memory.Picture | None = None
 
     def run(self, job: Job, inputs: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> Report:
         """Run a spying job.
@@ -52,11 +58,14 @@ class Spy:
         Args:
             job: of the attacker's side.
             inputs: its public products by role.
-            wanted: bytes to be looked for in the spy's memory while it waits, by name; it is not told them.
+            wanted: bytes to be looked for in the spy's memory while it waits, by name, at most `LONGEST` each; it is
+                not told them.
 
         Raises:
             RuntimeError: the job failed, or the process did.
         """
+        if self._before is None:
+            self._before = self._pictured()
         # As the harness tells its workers.
         files = os.environ.get("OWNBENCH_PLUGINS", "")
         self._wire.send((files, job, dict(inputs)))
@@ -65,7 +74,7 @@ class Spy:
             raise RuntimeError(f"the spying job failed: {message[2]}")
         unread, held = None, frozenset[str]()
         try:
-            held = memory.search(self._process.pid or 0, wanted)
+            held = memory.search(self._process.pid or 0, wanted, LONGEST, self._before)
         except OSError as error:
             unread = f"memory not searched: {error}"
         finally:
@@ -83,6 +92,13 @@ class Spy:
         if self._process.is_alive():
             self._process.kill()
         self._wire.close()
+
+    def _pictured(self) -> memory.Picture:
+        """What stands in the process's memory before any job, and need not be searched."""
+        assert self._receive() == "ready"
+        with contextlib.suppress(OSError):
+            return memory.picture(self._process.pid or 0, LONGEST) if self._early else {}
+        return {}
 
     def _receive(self) -> Any:
         if not self._wire.poll(_PATIENCE):

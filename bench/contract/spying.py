@@ -72,6 +72,7 @@ def serve(wire: Connection, dataset: str) -> None:
     data.whole(Task(info, info.model, info.recipe))
     gc.collect()
     _imported = frozenset(id(one) for one in gc.get_objects())
+    wire.send("ready")
     while True:
         request = wire.recv()
         if request is None:

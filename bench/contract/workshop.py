@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import random
@@ -77,7 +78,7 @@ class Workshop:
         dataset: of the task.
         keys: fresh ones, with which the protected and the clean model are each asked for p-values; a tenth of them for
             each other model.
-        sharing: another workshop, with which the independent nets and the spying process are shared.
+        sharing: another workshop, with which the independent nets, the stages and the spying process are shared.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class Workshop:
         self.parts = _as_floats(data.whole(self.whole))
         self._schemes = schemes
         self._made: dict[tuple[str, Task, int], Made | Exception] = {}
-        self._products: Products = {}
+        self._products: Products = sharing._products if sharing else {}
+        self._products_anew: Products = sharing._products_anew if sharing else {}
         self._nets: dict[tuple[Task, int], nn.Module] = sharing._nets if sharing else {}
+        self._untrained: dict[tuple[Task, int], nn.Module] = sharing._untrained if sharing else {}
         self._kept: dict[Hashable, Any] = {}
         self._sharing = sharing
         self._spy: Spy | None = None
@@ -126,6 +129,10 @@ class Workshop:
         if self._spy is None:
             self._spy = Spy(self.task.info.name)
         return self._spy
+
+    def start_spy(self) -> None:
+        """Start the process that spies before any key is drawn: what it has before its first job is not searched."""
+        self._spy = Spy(self.task.info.name, early=True)
 
     @functools.cached_property
     def schemes(self) -> tuple[Defense, ...]:
@@ -198,8 +205,8 @@ class Workshop:
         return made
 
     def protect_anew(self, defense: Defense, task: Task, owner: int = OWNER) -> Made:
-        """Protect a model once more, and compute the stages for it once more."""
-        return self._protect(defense, task, owner, {})
+        """Protect a model once more, on stages of which none was computed for `protect`."""
+        return self._protect(defense, task, owner, self._products_anew)
 
     def _protect(self, defense: Defense, task: Task, owner: int, made: Products) -> Made:
         key = defense.draw(task, self.key_stream(defense, owner))
@@ -239,11 +246,13 @@ class Workshop:
 
     def untrained(self, seed: int) -> nn.Module:
         """A freshly initialised net of the task."""
-        return self.task.new_model(Stream((str(seed), "stranger", "init")))
+        if (self.task, seed) not in self._untrained:
+            self._untrained[self.task, seed] = self.task.new_model(Stream((str(seed), "stranger", "init")))
+        return self._untrained[self.task, seed]
 
     def constant(self, value: float) -> nn.Module:
         """A net of the task, all of whose parameters have one value."""
-        model = self.untrained(0)
+        model = copy.deepcopy(self.untrained(0))
         for parameter in model.parameters():
             nn.init.constant_(parameter, value)
         return model

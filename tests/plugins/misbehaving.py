@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from bench.attack import AmbiguityAttack, Forgery, InsiderAttack, RemovalAttack
+from bench.attack import AmbiguityAttack, Forgery, InsiderAttack, Knowledge, RemovalAttack
 from bench.defense import Defense, Protected
 from bench.evidence import Evidence
 from bench.key import Key
@@ -49,6 +49,8 @@ class NaN(RemovalAttack):
 class NeverEnds(RemovalAttack):
     """Never ends."""
 
+    # It is tried on what a scheme protects alone: each job of it costs a process.
+    knowledge: ClassVar[Knowledge] = "scheme"
     name: ClassVar[str] = "never-ends"
     family: ClassVar[str] = "test"
     strength_unit: ClassVar[str] = "tries"
@@ -64,6 +66,8 @@ class NeverEnds(RemovalAttack):
 class Exits(RemovalAttack):
     """Takes its process down."""
 
+    # As above.
+    knowledge: ClassVar[Knowledge] = "scheme"
     name: ClassVar[str] = "exits"
     family: ClassVar[str] = "test"
     strength_unit: ClassVar[str] = "tries"
