@@ -127,7 +127,7 @@ def test_plugins_that_exit_never_end_or_spy(tmp_path):
     names = ("exits", "never-ends", "spying")
     attacks = [*(f'name = "{name}"' for name in names), 'name = "magnitude-prune"\nfractions = [0.5]', ATTACKS[0]]
     text = suite_text(DEFENSES[:1], attacks, epochs=2)
-    path.write_text(text.replace("timeout = 200.0", "timeout = 10.0"))
+    path.write_text(text.replace("timeout = 200.0", "timeout = 15.0"))
     code, told = finish(start(path, tmp_path / "out", "--workers", "2"))
     assert code == 1, told
     frame = rows(tmp_path / "out").set_index("attack")
@@ -135,7 +135,7 @@ def test_plugins_that_exit_never_end_or_spy(tmp_path):
     assert frame.error_type["exits"] == "WorkerLost"
     assert "twice" in frame.error["exits"]
     assert frame.error_type["never-ends"] == "Timeout"
-    assert "10 s" in frame.error["never-ends"]
+    assert "15 s" in frame.error["never-ends"]
     assert (frame.loc[["none", "magnitude-prune", "scratch", "spying"]].status == "ok").all()
     assert "x never-ends (seed 0): Timeout" in told
     assert len(frame.loc["spying"]) == 3
