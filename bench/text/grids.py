@@ -71,7 +71,7 @@ def board_grid(board: list[Row]) -> Grid:
                 row["defense_label"],
                 "-" if row["reference"] else row["defense_access"].removesuffix("-box"),
                 number(row["worth"]),
-                "-" if row["reference"] else number(row["log10_p"]),
+                "-" if row["reference"] else _claim(row["log10_p"]),
                 _cost(row),
                 _kept(row),
                 *(price(row[column], row[f"{column}_censored"]) for column in classes),
@@ -194,6 +194,11 @@ def _attack(row: Row) -> tuple[str, str]:
 
 def _defense(row: Row) -> tuple[str, str]:
     return row["defense"], row["defense_params"]
+
+
+def _claim(log10_p: float | None) -> str:
+    # Of what is that far below any alpha, tenths only take room.
+    return number(log10_p) if log10_p is None or not -math.inf < log10_p <= -100 else f"{log10_p:.0f}"
 
 
 def _cost(row: Row) -> str:

@@ -107,7 +107,7 @@ def _folded(label: str, width: int) -> list[str]:
     if len(label) <= width:
         return [label]
     lines: list[str] = []
-    indent = " " * (len(label) - len(label.lstrip()) + 2)
+    indent = " " * (len(label) - len(label.lstrip()) + 1)
     for part in parted(label):
         name, bracket, inside = part.partition("[")
         if len(part) <= width:
