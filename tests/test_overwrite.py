@@ -225,6 +225,18 @@ def test_a_second_mark_in_the_projection_leaves_the_first(plan, done):
     assert own["log10_p"] <= -6
 
 
+def test_all_four_pairs_of_a_key_and_a_model_are_judged(plan, done):
+    """Whoever marks a copy has not marked the original."""
+    for label, cells in disputes(plan).items():
+        job = plan.jobs[cells["forger"].jobs["original"]]
+        assert job.inputs["key"] == plan.jobs[cells["forger"].jobs["judge"]].inputs["key"]
+        surrogates = plan.jobs[job.inputs["surrogates"].job]
+        assert surrogates.inputs["target"].job == cells["owner"].jobs["protect"], label
+        (found,) = done(job.id)[1].result["evidence"]
+        assert found["log10_p"] > -6, label
+        assert "original" not in cells["owner"].jobs
+
+
 def test_nothing_that_the_attacker_held_has_the_owners_key(plan, done):
     for label, cells in disputes(plan).items():
         job = plan.jobs[cells["owner"].jobs["forge"]]

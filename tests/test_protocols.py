@@ -274,6 +274,10 @@ def test_real_forgeries_are_told_apart(plan: Plan, done: Callable[[str], Outcome
         # Inputs that are taken from data are facts: no seed binds them.
         ("transferable-triggers", True): (BEFORE, True, True),
     }
+    for row in table.to_pylist():
+        # These are claimed on the protected model itself, which random keys have no other than.
+        original = dict(row["figures"]).get("original.log10_p")
+        assert original == (None if row["attack"] == "random-key" else row["log10_p"])
     rows = boards(table).leaderboard.to_pylist()
     counts = {row["defense_label"]: [row["forgeries"] - row[name] for name in COUNTS] for row in rows}
     assert counts == {"trigger-set[triggers=32]": [2, 1, 0], "trigger-set[triggers=32,inputs=relabelled]": [2, 1, 1]}

@@ -196,6 +196,8 @@ class _CellPlanner:
         scheme = faced(defense, attack)
         forged, secret = Input(surrogates, "public"), Input(self.dag.key_of(defense, scheme), "secret")
         forger = {**common, "judge": self.dag.judge(scheme, surrogates, forged, owner=secret)}
+        # Who marked a stolen copy cannot have marked the original: the fourth pair of a key and a model.
+        forger["original"] = self.dag.judge(scheme, self.dag.attack(defense, nothing), forged)
         return [("forger", forger), ("owner", owner)]
 
     def _reference(self, clean: Defense, attack: Attack) -> dict[str, str]:

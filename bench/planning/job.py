@@ -103,7 +103,8 @@ class Cell:
         jobs: role to job id: `protect` (completes the key), `attack` (or `forge`), `measure` (accuracy of its
             surrogates), `judge` (or `decoys`), `clean` and `protected` (measured accuracy of the clean and of
             the protected model), `reference` (measured accuracy of the same attack on the clean model,
-            where `changes_task`), `control` and `control_measure` (evidence and accuracy of the attack's control).
+            where `changes_task`), `control` and `control_measure` (evidence and accuracy of the attack's control),
+            `original` (a forged key's evidence on the protected model, whatever it is claimed on).
             Empty where the cell cannot be run.
         status: `ok` where the cell is to be run; otherwise why not.
         error_type, error, traceback: the reason where it cannot be run.

@@ -166,9 +166,10 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
     rows = [_surrogate(*one, started, book) for one in zip(strengths, seconds, accuracy, evidence, strict=True)]
     told = [found.get("figures", {})] if forged else found.get("figures") or [{}] * len(rows)
     how = "forge" if forged else "attack"
+    original = _original(cell, book)
     for row, one, noted in zip(rows, taken, told, strict=True):
         named = {f"{how}.{name}": value for name, value in noted.items()}
-        row["figures"] = _figures(named, one, _ratios(one, cell, book), row["figures"])
+        row["figures"] = _figures(named, one, _ratios(one, cell, book), row["figures"], original)
         row["derived"] = book.result(judge_of(cell)).get("derived")
     for row, reference in zip(rows, lists.get("reference accuracies", []), strict=False):
         row["accuracy_reference"] = reference
@@ -177,6 +178,12 @@ def _surrogates(cell: Cell, book: Book) -> tuple[list[Row], str | None]:
         # Evidence that a model shows which never met the protected one is none.
         row["claim"] = row["claim"] and row["log10_p"] < control["control.log10_p"]
     return rows, None
+
+
+def _original(cell: Cell, book: Book) -> dict[str, float]:
+    """What a forged key finds in the protected model; nothing for other keys, and in runs of before it was asked."""
+    found = _evidence(cell, book, "original") if "original" in cell.jobs else []
+    return {f"original.{name}": found[0][name] for name in ("log10_p", "statistic")} if found else {}
 
 
 def _evidence(cell: Cell, book: Book, role: str) -> list[Mapping[str, Any]]:
