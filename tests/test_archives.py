@@ -519,9 +519,7 @@ def test_a_number_of_the_records_edited_alone_shows_in_the_tables_that_follow(go
     table = pq.ParquetFile(io.BytesIO(good["records.parquet"])).read()
     row = next(i for i, one in enumerate(table.to_pylist()) if one["attack"] == "wear" and one["defense"] == "soft") + 1
     message = refused(archive.packed(edited(good, put("accuracy", row, 0.5))), tmp_path)
-    assert re.search(r"leaderboard.parquet: row 2 \(soft\), column survived_any: expected 1, .* got 0", message), (
-        message
-    )
+    assert re.search(r"leaderboard.parquet: row 2 \(soft\), column worth: expected 6.0, .* got 1.0", message), message
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,8 @@ class TestSuite:
         ("table", "message"),
         [
             ({"pair": [MARK, TRIGGERS], "bits": 3}, "expected nothing beside 'pair', got bits"),
-            ({"pair": [MARK, {"name": "trigger-st"}]}, "number 2.*trigger-set"),
-            ({"pair": [MARK, {"name": "uchida", "bits": [1, 2]}]}, "number 2.*'bits'.*expected int"),
+            ({"pair": [MARK, {"name": "trigger-st"}]}, "member 2.*trigger-set"),
+            ({"pair": [MARK, {"name": "uchida", "bits": [1, 2]}]}, "member 2.*'bits'.*expected int"),
             ({"pair": [MARK]}, "expected two defenses"),
             ({"pair": "uchida"}, "expected a list of tables"),
         ],

@@ -24,10 +24,10 @@ from bench.task import Sizes, Task
 SHIPPED = Path(__file__).parent.parent / "suites"
 _TASK_KEYS = ("dataset", "model", "recipe", "parts")
 _TABLES = ("tasks", "defenses", "attacks", "null")
-# What a table may list in the place of a name, and what is made of the list.
-_COMPOSED: dict[Role, tuple[str, Callable[[tuple[Any, ...]], Any]]] = {
-    "attack": ("chain", Chain),
-    "defense": ("pair", Pair),
+# What a table may list in the place of a name, what each one of the list is, and what is made of it.
+_COMPOSED: dict[Role, tuple[str, str, Callable[[tuple[Any, ...]], Any]]] = {
+    "attack": ("chain", "link", Chain),
+    "defense": ("pair", "member", Pair),
 }
 
 
@@ -255,13 +255,13 @@ def _plugins(table: Mapping[str, Any], role: Role, registry: Registry, where: st
 
 def _composed(table: Mapping[str, Any], role: Role, registry: Registry, where: str) -> Any:
     """A chain or a pair as it stands: lists in it are values, and nothing is crossed."""
-    key, compose = _COMPOSED[role]
+    key, one_of_it, compose = _COMPOSED[role]
     parts, at = table[key], f"{where}, key {key!r}"
     if len(table) > 1:
         raise InputError(f"{where}: expected nothing beside {key!r}, got {', '.join(sorted({*table} - {key}))}")
     if not isinstance(parts, list) or not all(isinstance(one, Mapping) for one in parts):
         raise InputError(f"{at}: expected a list of tables with a name each, got {parts!r}")
-    made = [_part(part, role, registry, f"{at}, number {number}") for number, part in enumerate(parts, start=1)]
+    made = [_part(part, role, registry, f"{at}, {one_of_it} {number}") for number, part in enumerate(parts, start=1)]
     broken = next((one for one in made if isinstance(one, Unusable)), None)
     if broken:
         return broken

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import array
+import itertools
+
 import pyarrow as pa
 
 from bench.tables import schema
-from bench.tables.null import UNTESTED
 
+RELIABLE, UNRELIABLE, UNTESTED = "reliable", "unreliable", "not tested"
 _DEFENSE = ["task", "defense", "defense_params"]
 
 
@@ -23,9 +26,8 @@ def marked(leaderboard: pa.Table, records: pa.Table, null: pa.Table) -> pa.Table
     """
     tested = {(*_named(row), row["source_digest"]): row["calibration"] for row in null.to_pylist()}
     judged: dict[tuple[str, ...], set[str]] = {}
-    columns = records.select([*_DEFENSE, "attack_kind", "status", "source_digest"])
-    for row in columns.group_by(columns.column_names).aggregate([]).to_pylist():
-        # Rows of the best decoy come from a job of another kind; so many others tell of the same defense.
+    # Rows of the best decoy come from a job of another kind; so many others tell of the same defense.
+    for row in _distinct(records, [*_DEFENSE, "attack_kind", "status", "source_digest"]):
         if row["status"] == "ok" and row["attack_kind"] in ("none", "removal", "control"):
             judged.setdefault(_named(row), set()).add(row["source_digest"])
     found = []
@@ -33,7 +35,28 @@ def marked(leaderboard: pa.Table, records: pa.Table, null: pa.Table) -> pa.Table
         words = {tested.get((*_named(row), source), UNTESTED) for source in judged.get(_named(row), {""})}
         found.append(None if row["reference"] else words.pop() if len(words) == 1 else UNTESTED)
     place, field = leaderboard.schema.get_field_index("calibration"), schema.LEADERBOARD.field("calibration")
-    return leaderboard.set_column(place, field, pa.array(found, field.type))
+    return leaderboard.set_column(place, field, _texts(found))
+
+
+def _texts(words: list[str | None]) -> pa.Array:
+    """A column of texts, laid out by hand: making one of a list imports pandas, for which no reader should wait."""
+    ends = itertools.accumulate((len((word or "").encode()) for word in words), initial=0)
+    offsets = array.array("i", ends)
+    known = sum(1 << place for place, word in enumerate(words) if word is not None)
+    buffers = [known.to_bytes(len(words) // 8 + 1, "little"), offsets.tobytes(), "".join(filter(None, words)).encode()]
+    return pa.StringArray.from_buffers(len(words), *(pa.py_buffer(buffers[place]) for place in (1, 2, 0)))
+
+
+def _distinct(table: pa.Table, names: list[str]) -> list[dict[str, str]]:
+    """The different rows of some columns of texts."""
+    # By hand, because grouping in Arrow imports pandas, for which a command that only reads should not wait.
+    encoded = [table[name].dictionary_encode().combine_chunks() for name in names]
+    words = [one.dictionary.to_pylist() for one in encoded]
+    places = set(zip(*(one.indices.to_pylist() for one in encoded), strict=True))
+    return [
+        {name: known[place] for name, known, place in zip(names, words, row, strict=True) if place is not None}
+        for row in places
+    ]
 
 
 def _named(row: dict[str, str]) -> tuple[str, ...]:

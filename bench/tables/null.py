@@ -24,13 +24,13 @@ from bench.planning.job import Plan, Trial
 from bench.statistics import Share, clustered_share, holm
 from bench.tables import schema
 from bench.tables.book import Book
+from bench.tables.calibration import RELIABLE, UNRELIABLE, UNTESTED
 
 Row = dict[str, Any]
 
 LEVELS = (0.1, 0.01, 0.001)
 # The chance that some sound defense of a table is called a liar.
 FALSE_ALARM = 1e-3
-RELIABLE, UNRELIABLE, UNTESTED = "reliable", "unreliable", "not tested"
 READINGS = ("decoys", "owners")
 # At which quantiles of a model's p-values log10_p is kept: the least, and closer together where they are small.
 QUANTILES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(n / 10 for n in range(1, 10)), 1.0)
