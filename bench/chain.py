@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, get_args
 
 from bench.attack import Attack, AttackClass, Data, Knowledge, RemovalAttack
+from bench.composed import first_reason, most, total_effort
 from bench.defense import Defense
 from bench.effort import Effort
+from bench.parameters import THEN
 from bench.plugin import ACCESSES, Access
 from bench.task import Task
-
-T = TypeVar("T")
 
 # From the least to the most; a new model is more than changed weights, and these are more than the same function.
 _CLASSES: tuple[AttackClass, ...] = ("none", "reparametrisation", "in-place", "extraction")
@@ -52,8 +50,8 @@ class Chain(Attack):
                 raise ValueError(f"expected links that start from the model before them, {link.name!r} starts anew")
         # Of an instance, where other attacks declare them for their class.
         declared = {
-            "attack_class": _most(_CLASSES, (link.attack_class for link in self.links)),
-            "knowledge": _most(_KNOWLEDGE, (link.knowledge for link in self.links)),
+            "attack_class": most(_CLASSES, (link.attack_class for link in self.links)),
+            "knowledge": most(_KNOWLEDGE, (link.knowledge for link in self.links)),
             "changes_task": any(link.changes_task for link in self.links),
             "strength_unit": self.links[-1].strength_unit,
         }
@@ -68,15 +66,15 @@ class Chain(Attack):
     @property
     def label(self) -> str:
         """The labels of the links in their order."""
-        return " then ".join(link.label for link in self.links)
+        return THEN.join(link.label for link in self.links)
 
     def access_used(self) -> Access:
         """The most that any link takes."""
-        return _most(ACCESSES, (link.access_used() for link in self.links))
+        return most(ACCESSES, (link.access_used() for link in self.links))
 
     def data_used(self) -> Data:
         """The most that any link uses."""
-        return _most(_DATA, (link.data_used() for link in self.links))
+        return most(_DATA, (link.data_used() for link in self.links))
 
     def surrogates(self) -> int:
         """Those of the last link."""
@@ -84,17 +82,15 @@ class Chain(Attack):
 
     def applies_to(self, task: Task) -> str | None:
         """Where every link does."""
-        return self._first_reason(link.applies_to(task) for link in self.links)
+        return first_reason(self.links, (link.applies_to(task) for link in self.links))
 
     def against(self, scheme: Defense) -> str | None:
         """What every link can be tried on."""
-        return self._first_reason(link.against(scheme) for link in self.links)
+        return first_reason(self.links, (link.against(scheme) for link in self.links))
 
     def effort(self, task: Task) -> Effort | None:
         """That of all links, where each says it."""
-        efforts = [link.effort(task) for link in self.links]
-        known = [one for one in efforts if one is not None]
-        return functools.reduce(Effort.__add__, known) if len(known) == len(efforts) else None
+        return total_effort(self.links, task)
 
     def control(self) -> Attack | None:
         """The chain without what is before its last extraction, and that one's control in its place."""
@@ -104,15 +100,7 @@ class Chain(Attack):
                 return Chain((start, *rest)) if rest else start
         return None
 
-    def _first_reason(self, reasons: Iterable[str | None]) -> str | None:
-        found = ((link, reason) for link, reason in zip(self.links, reasons, strict=True) if reason)
-        return next((f"{link.name}: {reason}" for link, reason in found), None)
-
 
 def links_of(attack: Attack) -> tuple[Attack, ...]:
     """The links of a chain; any other attack is one."""
     return attack.links if isinstance(attack, Chain) else (attack,)
-
-
-def _most(order: Sequence[T], values: Iterable[T]) -> T:
-    return max(values, key=order.index)

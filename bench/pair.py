@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from bench.attack import Attack, DecoyAttack
+from bench.composed import first_reason, most, total_effort
 from bench.defense import Defense
 from bench.effort import Effort
 from bench.hooks import Hooks
+from bench.parameters import AND
 from bench.plugin import ACCESSES, Access
 from bench.task import Task
 
@@ -54,11 +54,11 @@ class Pair(Defense):
     @property
     def label(self) -> str:
         """The labels of the members in their order."""
-        return " & ".join(member.label for member in self.members)
+        return AND.join(member.label for member in self.members)
 
     def access_used(self) -> Access:
         """The most that either takes."""
-        return max((member.access_used() for member in self.members), key=ACCESSES.index)
+        return most(ACCESSES, (member.access_used() for member in self.members))
 
     def capacity(self, task: Task) -> float:
         """The better one's, less what choosing between two readings costs."""
@@ -66,13 +66,11 @@ class Pair(Defense):
 
     def applies_to(self, task: Task) -> str | None:
         """Where both do."""
-        return _first_reason(self.members, (member.applies_to(task) for member in self.members))
+        return first_reason(self.members, (member.applies_to(task) for member in self.members))
 
     def effort(self, task: Task) -> Effort | None:
         """That of both, where both say it."""
-        efforts = [member.effort(task) for member in self.members]
-        known = [one for one in efforts if one is not None]
-        return functools.reduce(Effort.__add__, known) if len(known) == len(efforts) else None
+        return total_effort(self.members, task)
 
 
 def members_of(defense: Defense) -> tuple[Defense, ...]:
@@ -82,8 +80,9 @@ def members_of(defense: Defense) -> tuple[Defense, ...]:
 
 def faced(defense: Defense, attack: Attack) -> Defense:
     """The scheme that an attack deals with: of a pair the first that it can be tried on, where it can be on either."""
-    members = members_of(defense)
-    return next((member for member in members if attack.against(member) is None), members[0])
+    if not isinstance(defense, Pair):
+        return defense
+    return next((member for member in defense.members if attack.against(member) is None), defense.members[0])
 
 
 def refusal(defense: Defense, attack: Attack) -> str | None:
@@ -112,8 +111,3 @@ def keeping_zeros(model: nn.Module) -> Hooks:
                 weight.data.mul_(masks[name])
 
     return Hooks(after_step=hold)
-
-
-def _first_reason(members: Iterable[Defense], reasons: Iterable[str | None]) -> str | None:
-    found = ((member, reason) for member, reason in zip(members, reasons, strict=True) if reason)
-    return next((f"{member.name}: {reason}" for member, reason in found), None)

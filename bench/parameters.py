@@ -15,6 +15,9 @@ from bench.errors import InputError, unknown
 
 T = TypeVar("T")
 
+# What stands between the labels of plugins that a suite composes: of a chain of attacks, of a pair of defenses.
+THEN, AND = " then ", " & "
+
 
 def judged(default: Any) -> Any:
     """A field that only `verify` reads: its settings share one protected model and its attacks."""

@@ -7,7 +7,6 @@ from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -24,7 +23,7 @@ from bench.planning.job import Job, Plan, Trial
 from bench.running import work
 from bench.statistics import clustered_share, holm
 from bench.stream import Stream
-from bench.tables import calibration, null, records
+from bench.tables import null, records
 from bench.tables.calibration import marked
 from bench.text import nulls
 from defenses.uchida import Uchida
@@ -489,13 +488,6 @@ def test_a_leaderboard_marks_what_the_null_table_tests_as_it_stands(judged, tmp_
     assert by_label["honest"].endswith("ok")
     assert "unreliable" in shown
     assert "p is" not in boards.show([tmp_path / "run"], "table")
-
-
-@given(st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=20))
-def test_texts_that_are_laid_out_by_hand_are_those_of_arrow(words):
-    made = calibration._texts(words)
-    made.validate(full=True)
-    assert made.equals(pa.array(words, pa.string()))
 
 
 def test_a_leaderboard_of_before_the_column_can_be_read(tmp_path):

@@ -16,7 +16,7 @@ from bench.errors import InputError
 from bench.pair import faced, members_of, refusal
 from bench.planning import strangers
 from bench.planning.dag import JobPlanner
-from bench.planning.job import Cell, Input, Plan
+from bench.planning.job import Cell, Input, Plan, roles
 from bench.planning.suite import Suite, Unusable
 from bench.registry import Registry
 from bench.task import PartName, Task
@@ -119,8 +119,7 @@ class _CellPlanner:
         if reason:
             self._add(defense, attack, kind, whose, {}, status="not applicable", error=reason)
         for judged_key, jobs in made:
-            read = _readings(defense, attack if judged_key == "forger" else None)
-            self._add(defense, attack, kind, judged_key, jobs, capacity_log10_p=capacity, readings=read)
+            self._add(defense, attack, kind, judged_key, jobs, capacity_log10_p=capacity)
 
     def _control(self, defense: Any, attack: Any, clean: Defense, nothing: Attack) -> None:
         """The clean model and its attacked versions under the owner's own key: any claim is false."""
@@ -156,16 +155,13 @@ class _CellPlanner:
             "protected": measured,
         }
         jobs |= self._judged("judge", defense, surrogates) | self._reference(clean, attack)
-        capacity = self._ask(defense, "capacity", self.task)
-        self._add(
-            defense, attack, "control", "owner", jobs, capacity_log10_p=capacity, readings=_readings(defense, None)
-        )
+        self._add(defense, attack, "control", "owner", jobs, capacity_log10_p=self._ask(defense, "capacity", self.task))
 
     def _judged(self, role: str, defense: Defense, surrogates: str) -> dict[str, str]:
         """The owner's evidence, under a role; of a pair under one more the second one's."""
         pairs = zip(members_of(defense), self.dag.keys(defense), strict=True)
         made = [self.dag.judge(member, surrogates, Input(key, "secret")) for member, key in pairs]
-        return {role if number == 0 else f"{role}:{number}": job for number, job in enumerate(made)}
+        return dict(zip(roles(role, len(made)), made, strict=True))
 
     def _ask(self, plugin: Any, name: str, *about: Any) -> Any:
         """What a plugin declares, asked once: it takes part in hundreds of cells."""
@@ -242,6 +238,7 @@ class _CellPlanner:
                 changes_task=doing.changes_task if doing else False,
                 time_model=getattr(attack, "time_model", None) if kind == "ambiguity" else None,
                 jobs=jobs,
+                readings=_readings(defense, attack if judged_key == "forger" else None) if jobs else (),
                 **{"capacity_log10_p": None, **more},
             )
         )

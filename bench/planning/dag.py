@@ -111,7 +111,7 @@ class JobPlanner:
         return Input(met.left_by or self.protect(met.defense), "public")
 
     def _whom(self, met: _Met) -> str:
-        label = " & ".join(_label_of(member) for member in members_of(met.defense))
+        label = parameters.AND.join(_label_of(member) for member in members_of(met.defense))
         return f"what {self.jobs[met.left_by].label} left" if met.left_by else label
 
     def protect(self, defense: Defense) -> str:

@@ -143,6 +143,11 @@ class Cell:
     readings: tuple[str, ...] = ()
 
 
+def roles(role: str, readings: int) -> list[str]:
+    """Under which names a cell has the jobs that judge for a role: as many as a defense has readings of its own."""
+    return [role, *(f"{role}:{number}" for number in range(1, readings))]
+
+
 @dataclass(frozen=True)
 class Trial:
     """One defense against one model that bears no mark of its owners (the suite's `[null]`).

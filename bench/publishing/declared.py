@@ -9,7 +9,7 @@ import re
 import pyarrow as pa
 
 from bench.errors import InputError
-from bench.parameters import canonical
+from bench.parameters import AND, THEN, canonical
 from bench.publishing import intake
 from bench.publishing.archive import from_json
 from bench.tables import records as recorded
@@ -17,7 +17,7 @@ from bench.tables import schema
 
 _SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # By side, what is made of several plugins, and what stands between their labels.
-_COMPOSED = {"attack": ("chain", " then "), "defense": ("pair", " & ")}
+_COMPOSED = {"attack": ("chain", THEN), "defense": ("pair", AND)}
 DAY = datetime.timedelta(days=1)
 FIRST = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.evidence import Evidence, any_of
 from bench.parameters import canonical
-from bench.planning.job import Cell
+from bench.planning.job import Cell, roles
 from bench.tables.book import Book, attack_of, judge_of
 
 Row = dict[str, Any]
@@ -188,8 +188,8 @@ def _original(cell: Cell, book: Book) -> dict[str, float]:
 
 def _evidence(cell: Cell, book: Book, role: str) -> list[Mapping[str, Any]]:
     """What a role's judges say of each surrogate; of a pair the better reading, paid for by both."""
-    roles = [role, *(f"{role}:{number}" for number in range(1, len(cell.readings)))]
-    told = [book.result(cell.jobs[one]).get("evidence") or [] for one in roles if one in cell.jobs]
+    judges = [cell.jobs[one] for one in roles(role, len(cell.readings)) if one in cell.jobs]
+    told = [book.result(job).get("evidence") or [] for job in judges]
     if not cell.readings:
         return told[0] if told else []
     return [_better(dict(zip(cell.readings, each, strict=False)), cell.readings) for each in zip(*told, strict=False)]

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bench.parameters import AND
+
 # Labels are not cut below the one; columns stand two apart if labels then keep the other.
 _LEAST, _FAIR = 10, 24
 
@@ -98,8 +100,8 @@ def to_text(grid: Grid, width: int) -> str:
 
 def parted(label: str) -> list[str]:
     """The parts of a label that is made of several, each but the first with what stands before it."""
-    first, *others = label.split(" & ")
-    return [first, *(f"& {other}" for other in others)]
+    first, *others = label.split(AND)
+    return [first, *(f"{AND.lstrip()}{other}" for other in others)]
 
 
 def _folded(label: str, width: int) -> list[str]:
