@@ -748,6 +748,26 @@ def test_the_label_of_a_pair_is_made_of_those_of_its_members(label: str, fits: b
     assert not declared._is_of(label, "attack", known)
 
 
+def test_a_pair_that_was_submitted_keeps_its_label_with_the_origin_behind_it(tmp_path: Path) -> None:
+    suite = example()
+    members = [{"name": "uchida"}, {"name": "trigger-set"}]
+    cell = suite.base("pair", defense_params={"pair": members}, seed=0)
+    label = "uchida & trigger-set"
+    replaced(suite, cell, defense_label=label)
+    table = suite.records
+    marked = origins.marked(table, "lab")
+    known = {one for one in recorded_labels(marked) if "pair" in one}
+    assert {recorded_labels(marked)[one] for one in known} == {f"{label}@lab"} and known == {
+        one.replace("pair ", "pair@lab ", 1) for one in recorded_labels(table) if one.startswith("pair ")
+    }
+    assert origins.plain_label({"defense": "pair@lab", "defense_label": f"{label}@lab"}) == label
+    assert recorded_labels(origins.unmarked(marked)) == recorded_labels(table)
+
+
+def recorded_labels(table: pa.Table) -> dict[str, str]:
+    return records.labels(table)["defense"]
+
+
 def test_the_words_are_those_of_the_contracts() -> None:
     assert set(numbers.WORDS["attack_class"]) == {*get_args(AttackClass), ""}
     assert set(numbers.WORDS["knowledge"]) == set(get_args(Knowledge))
@@ -756,7 +776,7 @@ def test_the_words_are_those_of_the_contracts() -> None:
     assert set(numbers.WORDS["defense_access"]) == set(ACCESSES)
 
 
-@pytest.mark.parametrize("name", ["shapes", "passports"])
+@pytest.mark.parametrize("name", ["shapes", "passports", "pairs"])
 def test_committed_sets_pass_every_check(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(archive.packed(submission.members(ROOT / "results" / name)))
     found = submission.checked(tmp_path / "a.zip")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -65,9 +65,7 @@ def plain_label(row: Mapping[str, Any]) -> str:
     """The label of a row's defense by which a suite knows it: without the origin."""
     name, label = row["defense"], str(row["defense_label"])
     origin = origin_of(name)
-    if origin is None or not label.startswith(name):
-        return label
-    return str(name).removesuffix(MARK + origin) + label[len(name) :]
+    return label if origin is None else _without(name, label, MARK + origin)
 
 
 def told(rows: Iterable[Mapping[str, Any]]) -> str | None:
@@ -89,18 +87,13 @@ def marked(table: pa.Table, origin: str) -> pa.Table:
         table: of which no name has an origin.
         origin: as `require_origin` wants it.
     """
+    meta, tail = recorded.metadata(table), MARK + origin
     for column in ("defense", "run_id"):
-        names = pc.binary_join_element_wise(table[column], pa.scalar(MARK + origin, pa.string()), "")
+        names = pc.binary_join_element_wise(table[column], pa.scalar(tail, pa.string()), "")
         table = table.set_column(table.schema.get_field_index(column), table.schema.field(column), names)
-    meta = recorded.metadata(table)
-    labels = recorded.labels(table)
-    defenses = {}
-    for known, label in labels["defense"].items():
-        name, _, params = known.partition(" ")
-        defenses[recorded.name_of(f"{name}{MARK}{origin}", params)] = f"{name}{MARK}{origin}{label[len(name) :]}"
-    names = {name: meta.get(name, "") + MARK + origin for name in ("suite", "run_id")}
-    changed = {**meta, **names, "labels": canonical({**labels, "defense": defenses})}
-    return table.replace_schema_metadata({recorded.PREFIX + name: value for name, value in changed.items()})
+    labels = _relabelled(table, lambda name, label: (name + tail, _with(name, label, tail)))
+    names = {name: meta.get(name, "") + tail for name in ("suite", "run_id")}
+    return _stating(table, {**names, "labels": labels})
 
 
 def unmarked(table: pa.Table) -> pa.Table:
@@ -111,11 +104,36 @@ def unmarked(table: pa.Table) -> pa.Table:
     tail = MARK + found[0]
     names = pa.array([name.removesuffix(tail) for name in table["defense"].to_pylist()], pa.string())
     table = table.set_column(table.schema.get_field_index("defense"), table.schema.field("defense"), names)
+    labels = _relabelled(table, lambda name, label: (name.removesuffix(tail), _without(name, label, tail)))
+    return _stating(table, {"labels": labels})
+
+
+def _stating(table: pa.Table, changes: Mapping[str, str]) -> pa.Table:
+    """The table with other metadata."""
+    stated = {**recorded.metadata(table), **changes}
+    return table.replace_schema_metadata({recorded.PREFIX + name: value for name, value in stated.items()})
+
+
+def _relabelled(table: pa.Table, change: Callable[[str, str], tuple[str, str]]) -> str:
+    """The labels of a table as its metadata has them, with other names and labels of defenses."""
     labels = recorded.labels(table)
     defenses = {}
     for known, label in labels["defense"].items():
-        marked_name, _, params = known.partition(" ")
-        name = marked_name.removesuffix(tail)
-        defenses[recorded.name_of(name, params)] = name + label[len(marked_name) :]
-    stated = canonical({**labels, "defense": defenses})
-    return table.replace_schema_metadata({**table.schema.metadata, f"{recorded.PREFIX}labels": stated})
+        name, _, params = known.partition(" ")
+        other, text = change(name, label)
+        defenses[recorded.name_of(other, params)] = text
+    return canonical({**labels, "defense": defenses})
+
+
+def _is_named(name: str, label: str) -> bool:
+    """Whether a label begins with the name; that of a pair is made of its members'."""
+    return label == name or label.startswith(f"{name}[")
+
+
+def _with(name: str, label: str, tail: str) -> str:
+    return f"{name}{tail}{label[len(name) :]}" if _is_named(name, label) else label + tail
+
+
+def _without(name: str, label: str, tail: str) -> str:
+    """What `_with` made a label of; `name` has the tail."""
+    return name.removesuffix(tail) + label[len(name) :] if _is_named(name, label) else label.removesuffix(tail)
