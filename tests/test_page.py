@@ -56,8 +56,18 @@ frame.srcdoc = {page};
 </script>"""
 
 
-def browse(folder: Path, address: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Chromium on a file, with no network, a home of its own and time to finish."""
+def browse(
+    folder: Path, address: Path, *options: str, virtual_time: int | None = 8000
+) -> subprocess.CompletedProcess[str]:
+    """Chromium on a file, with no network, a home of its own and time to finish.
+
+    Args:
+        folder: for its home, and for what it leaves.
+        address: the file.
+        options: more of its command line.
+        virtual_time: milliseconds that the page may wait for something, at no cost; None for the real clock, by which
+            it is looked at as soon as it has loaded.
+    """
     assert BROWSER is not None
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     command += [
@@ -65,19 +75,21 @@ def browse(folder: Path, address: Path, *options: str) -> subprocess.CompletedPr
         "--host-resolver-rules=MAP * ~NOTFOUND",
         "--force-color-profile=srgb",
     ]
-    command += ["--virtual-time-budget=8000", *options, address.as_uri()]
+    command += [f"--virtual-time-budget={virtual_time}"] if virtual_time is not None else []
+    command += [*options, address.as_uri()]
     env = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=env)
 
 
-def probed(folder: Path, text: str, probe: str, width: int = 1440) -> dict[str, Any]:
+def probed(folder: Path, text: str, probe: str, width: int = 1440, virtual_time: int | None = 8000) -> dict[str, Any]:
     """What a probe finds in the page, with `seen` (errors) and `requests`."""
     # The policy would stop the listener and tell nothing of it; another test has the page as it is.
     opened = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', f"<script>{LISTEN}</script>", text)
     assert opened != text
     quoted = json.dumps(opened).replace("<", "\\u003c")
     (folder / "frame.html").write_text(FRAME.format(width=width, probe=probe, page=quoted))
-    done = browse(folder, folder / "frame.html", f"--window-size={max(width, 800)},1300", "--dump-dom")
+    size = f"--window-size={max(width, 800)},1300"
+    done = browse(folder, folder / "frame.html", size, "--dump-dom", virtual_time=virtual_time)
     found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
     told: dict[str, Any] = json.loads(html.unescape(found.group(1)))

@@ -18,10 +18,13 @@ def main(path: str) -> None:
 
     table = records.read(path)
     sys.stdout.write(str(render(*boards(table))))
-    # Of this program alone; ru_maxrss would remember the process that started it.
-    most = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
-    seen = {"rows": table.num_rows, "seconds": time.perf_counter() - STARTED, "memory_mb": int(most) / 1024}
+    seen = {"rows": table.num_rows, "seconds": time.perf_counter() - STARTED, "memory_mb": most_memory()}
     sys.stderr.write(json.dumps(seen))
+
+
+def most_memory() -> float:
+    """MB that this program has taken at most; `ru_maxrss` would remember the process that started it."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":
