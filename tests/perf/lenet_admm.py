@@ -1,15 +1,14 @@
-"""LeNet-5 on MNIST compressed by ADMM at the published rates, beside one-shot pruning and a third-party implementation.
+"""LeNet-5 on MNIST compressed by ADMM at the published rates, beside one-shot pruning and others' implementations.
 
     OWNBENCH_DATA=FOLDER python -m tests.perf.lenet_admm --to results/compression-lenet
-    OWNBENCH_DATA=FOLDER python -m tests.perf.lenet_admm --third-party CHECKOUT --to results/compression-lenet
+    OWNBENCH_DATA=FOLDER python -m tests.perf.lenet_admm --bzantium CHECKOUT --kaiqzhan CHECKOUT --to FOLDER
 
 All 60,000 training images, no augmentation, Adam. Every row starts from the same dense net of ours. The rates of the
 row at 71.2x, the first rho and the weight decay are those of Zhang et al. 2018 (arXiv 1804.03294), who take 30
 iterations of 5,000 steps at that rho; here 20 of 468 steps, between which rho grows. It has to start so low: the zeros
 go on moving from weight to weight through the first half of the iterations. Of 167x (Ren et al. 2019, arXiv 1812.11677)
-the rates by layer are not known here, so the attack divides one share of all weights itself. CHECKOUT is a copy of
-github.com/bzantium/pytorch-admm-pruning, whose own functions train with its own penalty (not squared, as its code has
-it), learning rate and batches of 64; it is handed our net, our images and the same numbers of epochs.
+the rates by layer are not known here, so the attack divides one share of all weights itself. Others' functions
+(`third_party_admm`) get our net, our images and as many epochs; penalty, optimiser and batches of 64 are theirs.
 
 Stored bits are those of `models.compression`: with each layer's scale or codebook, biases left out.
 """
@@ -170,7 +169,8 @@ def main() -> None:
     parser.add_argument("--growth", type=float, default=1.3, help="of rho from one iteration to the next")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--third-party", type=Path, help="a checkout of bzantium/pytorch-admm-pruning")
+    parser.add_argument("--bzantium", type=Path, help="a checkout of bzantium/pytorch-admm-pruning")
+    parser.add_argument("--kaiqzhan", type=Path, help="a checkout of kaiqzhan/admm-pruning at 4f6e8b7")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bench = Bench(options.epochs_scale, options.seed, options.images)
@@ -180,8 +180,9 @@ def main() -> None:
     sparser = AdmmPrune(fractions=(1 - 1 / 167,), iterations=bench.epochs(25), **common)
     one_shot(bench, published, "71.2x")
     first = pruned(bench, published, "71.2x")
-    if options.third_party:
-        third_party_admm.run(bench, options.third_party, RATES, published.iterations, published.retrain_epochs)
+    for drive, folder in ((third_party_admm.bzantium, options.bzantium), (third_party_admm.kaiqzhan, options.kaiqzhan)):
+        if folder:
+            drive(bench, folder, RATES, published.iterations, published.retrain_epochs)
     second = pruned(bench, sparser, "167x")
     quantized(bench, first, RELEASED, "71.2x, quantized")
     quantized(bench, second, FEWEST, "167x, quantized")
