@@ -17,11 +17,11 @@ from bench.commands.cli import main
 
 DEFENSES = [
     'name = "uchida"\nbits = 16\nstrength = 0.1',
-    'name = "trigger-set"\ntriggers = 16\nold_head = [false, true]',
+    'name = "trigger-set"\ntriggers = 16\nold_head = true',
 ]
 ATTACKS = [
     'name = "scratch"\nepochs = 2',
-    'name = "fine-tune"\nvariant = ["FTAL", "RTLL"]\nepochs = 4\nevery = 2',
+    'name = "fine-tune"\nepochs = 4\nevery = 2',
     'name = "magnitude-prune"\nfractions = [0.5, 0.99]',
     'name = "distill"\nepochs = 2\nevery = 1',
     'name = "random-key"\ndecoys = 50',

@@ -160,6 +160,10 @@ def test_processes_see_threads_but_no_gpu(pool: Executor) -> None:
         assert (seen["OMP_NUM_THREADS"], seen["MKL_NUM_THREADS"]) == ("1", "1")
 
 
+def test_processes_give_way_to_others_no_more_than_who_started_them(pool: Executor) -> None:
+    assert came_to(end(pool, 0, toy("nothing"))).result["niceness"] == os.nice(0)
+
+
 def test_returns_what_ends_first(pool: Executor) -> None:
     assert pool.wait(None) == []
     slow, quick = toy("sleep", seconds=1.0), toy("nothing")

@@ -30,6 +30,7 @@ def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
     }
     result["types"] = sorted({type(data).__name__ for data in inputs.values()})
     result["environment"] = dict(os.environ)
+    result["niceness"] = os.nice(0)
     products = {channel: bytes([fill]) * size for channel, (fill, size) in spec.get("products", {}).items()}
     match spec.get("do", "nothing"):
         case "sleep":

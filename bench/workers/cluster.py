@@ -34,6 +34,8 @@ _SYSTEM = {
     # Out of memory, Ray would end the latest jobs, idle workers among them. The kernel ends the largest worker,
     # before all else because Ray has set their oom_score_adj.
     "memory_monitor_refresh_ms": 0,
+    # Ray would give way to everything else on the machine; who wants that starts the run with `nice`.
+    "worker_niceness": 0,
 }
 
 
