@@ -17,7 +17,7 @@ from torch import nn
 from bench.contract.rule import Rule, demand, rule
 from bench.contract.workshop import OTHER_OWNER, OWNER, Made, Skip, Workshop
 from bench.defense import Defense
-from bench.running.work import evidence_on
+from bench.running.work import evidence_on, remembering
 from bench.stream import Stream
 
 LEVELS = (0.1, 0.01)
@@ -88,7 +88,7 @@ def _suspects(made: Made, workshop: Workshop) -> Iterator[tuple[str, nn.Module, 
 
 
 def _p_values(defense: Defense, workshop: Workshop, made: Made, model: nn.Module, count: int) -> list[float]:
-    suspect, trainer = workshop.remembering(defense, model), workshop.judging()
+    suspect, trainer = remembering(model, defense.access_used()), workshop.judging()
     found = []
     for number in range(count):
         fresh = defense.draw(workshop.task, Stream(("null", defense.name, str(number))))

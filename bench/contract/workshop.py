@@ -27,7 +27,7 @@ from bench.running import work
 from bench.split import Split
 from bench.stage import Stage
 from bench.stream import Stream
-from bench.suspect import Suspect, predict
+from bench.suspect import Suspect
 from bench.task import Parts, Task
 from bench.trainer import OwnerTrainer
 
@@ -264,18 +264,6 @@ class Workshop:
     ) -> Evidence:
         """What the defense says of a model under a key, with a trainer of its own."""
         return work.evidence_on(defense, Suspect.of(model, defense.access_used()), key, self.judging(task, owner))
-
-    def remembering(self, defense: Defense, model: nn.Module) -> Callable[[], Suspect]:
-        """Makes suspects that answer each set of inputs once: many keys ask the same, and a model is no dice."""
-        known: dict[bytes, Tensor] = {}
-
-        def answer(x: Tensor) -> Tensor:
-            asked = repr(tuple(x.shape)).encode() + x.cpu().contiguous().numpy().tobytes()
-            if asked not in known:
-                known[asked] = predict(model, x)
-            return known[asked].clone()
-
-        return lambda: Suspect(answer, model, defense.access_used())
 
 
 def disturb(seed: int) -> None:

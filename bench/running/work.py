@@ -250,7 +250,7 @@ def null(work: Work) -> Result:
     defense: Defense = work.plugin
     public = work.bundles["target"]
     model = public.models["model"] if "model" in public.models else _in_order(public)[-1]
-    suspect, owners = _remembering(model.to(work.device), defense.access_used()), work.options["owners"]
+    suspect, owners = remembering(model.to(work.device), defense.access_used()), work.options["owners"]
     found: dict[str, list[Evidence]] = {"owners": [], "decoys": []}
     # Owner by owner: what all keys with the same facts ask of the model is asked once.
     for place, seed in enumerate(owners):
@@ -274,7 +274,7 @@ def _fresh(work: Work, numbers: Iterable[int]) -> Iterator[Key]:
         yield whole.redraw(drawn, defense.uniform)
 
 
-def _remembering(model: nn.Module, access: Access) -> Callable[[], Suspect]:
+def remembering(model: nn.Module, access: Access) -> Callable[[], Suspect]:
     """Makes suspects that answer the same inputs once, since many keys ask them."""
     about = Question.about((), model.state_dict().values(), lambda: None).digest
 
