@@ -502,6 +502,7 @@ def test_a_wrong_schema_is_refused(
         ("data_digest", "d2", "task toy with data_digest"),
         ("run_id", "run1@ours", "column run_id: expected a name"),
         ("figures", [("log10_p_floor", 3.0)], "column figures: expected log10_p_floor from -inf to 0"),
+        ("figures", [("compression", 1e12)], "column figures: expected compression from 0 to 1e\\+09"),
         ("seed", None, "column seed: expected a value"),
     ],
 )
@@ -729,6 +730,7 @@ def test_an_archive_of_an_older_schema_is_migrated(good: Members, tmp_path: Path
     before = {"records": ["time_model", "derived"], "decoys": [], "matrix": [], "leaderboard": []}
     before["leaderboard"] = ["forgeries_withstood_committed", "forgeries_withstood_derived", "calibration", "worth"]
     before["matrix"] = ["time_model", "forged", "forged_committed", "forged_derived"]
+    before["matrix"] += ["compression", "compression_indexed"]
     older = dict(good)
     for kind, gone in before.items():
         older = edited(older, lambda table, gone=gone: stated("schema_version", "2")(table.drop_columns(gone)), kind)

@@ -14,7 +14,7 @@ from bench.tables import merge, records, schema
 from bench.tables.leaderboard import boards
 from tests.synthetic import HELD, LOST, Suite, board, cell, listed, replaced, spelled, started
 
-LEADERBOARD_4 = """
+LEADERBOARD_5 = """
 task string, dataset string, model string, defense string, defense_params string, defense_label string,
 defense_family string, defense_access string, reference bool, verdict string, worth double, seeds int64,
 accuracy_clean double, accuracy_protected double, accuracy_cost double, accuracy_cost_low double,
@@ -29,7 +29,7 @@ insider_price double, insider_price_censored bool, insider_price_attack string, 
 cells_failed int64, cells_not_applicable int64, error string, devices list<string>, mixed_devices bool,
 mixed_versions bool, calibration string
 """
-MATRIX_4 = """
+MATRIX_5 = """
 task string, dataset string, model string, defense string, defense_params string, defense_label string,
 reference bool, attack string, attack_params string, attack_label string, attack_kind string,
 attack_class string, attack_access string, knowledge string, yardstick bool, judged_key string,
@@ -37,16 +37,17 @@ time_model string, verdict string,
 forged bool, forged_committed bool, forged_derived bool,
 price double, price_censored bool, price_low double, price_high double, ceiling double,
 survived bool, survived_any bool, strength double, strength_unit string, least_loss double,
+compression double, compression_indexed double,
 log10_p_min double, log10_p_median double, log10_p_strongest double, claims int64, judged int64,
 seconds double, seconds_ratio double, queries int64, data_inputs int64, data_labels int64, seeds int64,
 seeds_failed int64, seeds_not_applicable int64, error string
 """
 
 
-def test_the_columns_of_version_4_are_as_published() -> None:
-    assert schema.VERSION == 4
-    assert spelled(schema.LEADERBOARD) == listed(LEADERBOARD_4)
-    assert spelled(schema.MATRIX) == listed(MATRIX_4)
+def test_the_columns_of_version_5_are_as_published() -> None:
+    assert schema.VERSION == 5
+    assert spelled(schema.LEADERBOARD) == listed(LEADERBOARD_5)
+    assert spelled(schema.MATRIX) == listed(MATRIX_5)
     made = boards(started().records)
     assert made.leaderboard.schema.equals(schema.LEADERBOARD)
     assert made.matrix.schema.equals(schema.MATRIX)

@@ -35,6 +35,20 @@ def test_a_claim_that_comes_back_changes_nothing() -> None:
     assert row["claims"] == 1 and row["judged"] == 3
 
 
+def test_compression_is_the_most_of_a_copy_within_the_budget_and_the_median_over_seeds() -> None:
+    suite, whole = Suite(), {"weights": 1000.0}
+    for seed, bits in enumerate((4000.0, 8000.0, 3200.0)):
+        suite.base(seed=seed)
+        stored = [{"stored_bits": b, "stored_bits_indexed": 2 * b} for b in (16000.0, bits, 1000.0)]
+        values: dict[str, Any] = {"log10_p": [HELD] * 3, "accuracy": [0.97, 0.92, 0.919]}
+        suite.cell(seed=seed, taken=stored, taken_before=whole, **values)
+        suite.cell(attack="ruin", seed=seed, log10_p=LOST, accuracy=0.5, taken=stored[:1], taken_before=whole)
+    made = {row["attack"]: row for row in boards(suite.records).matrix.to_pylist()}
+    assert (made["wear"]["compression"], made["wear"]["compression_indexed"]) == (8.0, 4.0)
+    assert made["ruin"]["compression"] is None
+    assert made["still"]["compression"] is None
+
+
 def test_a_model_that_got_better_costs_nothing() -> None:
     assert outcome(priced([LOST], [0.99])) == ("removed", 0.0, False, False)
 

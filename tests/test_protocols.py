@@ -153,7 +153,7 @@ def test_in_a_game_under_a_protocol_a_forged_mark_is_worth_nothing() -> None:
 
 
 def as_version_2(table: pa.Table) -> pa.Table:
-    later = ("time_model", "derived", "calibration", "worth", *COUNTS[1:], *FLAGS)
+    later = ("time_model", "derived", "calibration", "worth", "compression", "compression_indexed", *COUNTS[1:], *FLAGS)
     old = table.drop_columns([name for name in later if name in table.column_names])
     return old.replace_schema_metadata({**table.schema.metadata, b"ownbench.schema_version": b"2"})
 

@@ -13,9 +13,10 @@ import pytest
 from bench.errors import InputError
 from bench.planning.job import Input
 from bench.tables import records, schema
+from bench.tables.leaderboard import boards
 from tests.synthetic import Suite, evidence_of, listed, replaced, spelled
 
-SCHEMA_4 = """
+SCHEMA_5 = """
 run_id string, job_id string, parent_id string, suite string, task string, dataset string, model string,
 seed int64, defense string, defense_params string, attack string, attack_params string, attack_kind string,
 attack_class string, knowledge string, judged_key string, time_model string, derived bool, strength double,
@@ -28,7 +29,7 @@ attack_family string, attack_access string, peak_memory_mb double, device string
 versions map<string,string>, source_digest string, status string, error_type string, error string,
 traceback string, created_at timestamp[us,tz=UTC]
 """
-DECOYS_4 = """
+DECOYS_5 = """
 run_id string, job_id string, task string, defense string, defense_params string, seed int64, decoy int64,
 statistic double, log10_p double
 """
@@ -38,10 +39,10 @@ def rows(suite: Suite) -> list[dict[str, Any]]:
     return suite.records.to_pylist()
 
 
-def test_the_schema_of_version_4_is_as_published() -> None:
-    assert schema.VERSION == 4
-    assert spelled(schema.RECORDS) == listed(SCHEMA_4)
-    assert spelled(schema.DECOYS) == listed(DECOYS_4)
+def test_the_schema_of_version_5_is_as_published() -> None:
+    assert schema.VERSION == 5
+    assert spelled(schema.RECORDS) == listed(SCHEMA_5)
+    assert spelled(schema.DECOYS) == listed(DECOYS_5)
 
 
 def test_a_row_per_surrogate_with_its_own_numbers() -> None:
@@ -301,7 +302,7 @@ def test_another_schema_version_is_refused(tmp_path: Path, version: str, found: 
     suite = Suite()
     suite.base()
     pq.write_table(with_version(suite.records, version), tmp_path / "r.parquet")
-    with pytest.raises(InputError, match=f"expected schema version 4, {found}"):
+    with pytest.raises(InputError, match=f"expected schema version 5, {found}"):
         records.read(tmp_path / "r.parquet")
 
 
@@ -366,3 +367,15 @@ def test_a_cell_may_judge_the_protected_model_without_an_attack_job() -> None:
         0.97,
         jobs["protect"],
     )
+
+
+def test_a_matrix_of_version_4_is_read_without_compression(tmp_path: Path) -> None:
+    suite = Suite()
+    suite.base()
+    whole = boards(suite.records).matrix
+    names = ["compression", "compression_indexed"]
+    records.write(with_version(whole.drop_columns(names), "4"), tmp_path / "m.parquet")
+    found = records.read(tmp_path / "m.parquet", "matrix")
+    assert found.schema.equals(whole.schema, check_metadata=True)
+    assert [found[name].null_count for name in names] == [found.num_rows] * 2
+    assert found.drop_columns(names).equals(whole.drop_columns(names))

@@ -137,6 +137,18 @@ def test_the_legend_names_the_rules() -> None:
     assert "1.0 ±0.0" in text
 
 
+def test_what_compressing_brings_has_a_column_where_it_brings_something() -> None:
+    suite = example()
+    assert "smaller" not in table(suite)
+    for name, bits in (("squeeze", 3200.0), ("stretch", 32000.0)):
+        taken = [{"stored_bits": 1000.0, "stored_bits_indexed": bits}]
+        suite.cell("hard", name, taken=taken, taken_before={"weights": 1000.0})
+    text = table(suite)
+    assert "10x" in line(text, "squeeze")
+    assert not [word for word in line(text, "stretch") if word.endswith("x")]
+    assert "smaller: what compressing brings" in text
+
+
 def test_states_without_a_price_are_words_and_are_explained() -> None:
     suite = Suite()
     suite.base("mute", log10_p=-2.0)
@@ -257,7 +269,7 @@ def test_json_holds_both_tables_and_is_strict() -> None:
     suite.base("sure", log10_p=-float("inf"), capacity=-float("inf"))
     text = render(*boards(suite.records), "json")
     values = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert (values["alpha"], values["accuracy_budget"], values["schema_version"]) == (1e-6, 5.0, 4)
+    assert (values["alpha"], values["accuracy_budget"], values["schema_version"]) == (1e-6, 5.0, 5)
     assert [row["defense"] for row in values["leaderboard"]] == ["hard", "soft", "sure", "bare"]
     assert next(row for row in values["leaderboard"] if row["defense"] == "sure")["log10_p"] == "-inf"
     assert len(values["matrix"]) == boards(suite.records).matrix.num_rows

@@ -47,6 +47,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "threads": (1.0, 1e6),
     "decoy": (0.0, 1e9),
 }
+# Of the figures of records those that the tables are made of.
+_FIGURES: dict[str, tuple[float, float]] = {
+    "log10_p_floor": (-math.inf, 0.0),
+    "share_1e-2": (0.0, 1.0),
+    **dict.fromkeys(("compression", "compression_indexed"), (0.0, 1e9)),
+}
 _JUDGED = ("accuracy", "statistic", "log10_p", "claim")
 
 
@@ -136,8 +142,7 @@ def figure(records: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _require_figures(records: pa.Table) -> None:
-    """Of the figures those that prices are made of."""
-    for name, (least, most) in {"log10_p_floor": (-math.inf, 0.0), "share_1e-2": (0.0, 1.0)}.items():
+    for name, (least, most) in _FIGURES.items():
         values = figure(records, name)
         holds = pc.and_(pc.greater_equal(values, least), pc.less_equal(values, most))
         _require(records, "records.parquet", "figures", holds, f"{name} from {least:g} to {most:g}")

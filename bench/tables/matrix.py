@@ -108,7 +108,7 @@ def _measures(lines: pd.DataFrame) -> dict[str, pd.Series]:
     grouped = lines[lines["ok"]].groupby("cell")
     means = ("seconds", "seconds_ratio")
     # Infinite evidence is evidence; a mean would spread it over all seeds, the median does not.
-    medians = ("strength", "log10_p_median")
+    medians = ("strength", "log10_p_median", "compression", "compression_indexed")
     return {
         **{name: grouped[name].mean() for name in means},
         **{name: grouped[name].median() for name in medians},

@@ -22,6 +22,7 @@ _CONSTANT = [
 ]
 _NUMBERS = ["strength", "accuracy_reference", "accuracy", "log10_p", "claim", "seconds", "seconds_verify"]
 _FIGURES = {"floor": "log10_p_floor", "share": "share_1e-2"}
+_COMPRESSIONS = ("compression", "compression_indexed")
 
 
 def runs(records: pa.Table, alpha: float, budget: float) -> pd.DataFrame:
@@ -29,15 +30,16 @@ def runs(records: pa.Table, alpha: float, budget: float) -> pd.DataFrame:
 
     Beside the columns of records it has, in points: `loss` (the least of any surrogate), `lost` (the least of
     a surrogate without a claim, NaN where there is none), `ceiling`, `price` (at most the ceiling; NaN where
-    nothing bounds it); and `yardstick`, `headline`, `priced`, `censored`, `success` as flags, `base` as the
-    state of the protected model (`claim`, `no claim`, `cannot claim at alpha`, `unjudged`).
+    nothing bounds it); `compression` and `compression_indexed`, the most of any surrogate within the budget;
+    and `yardstick`, `headline`, `priced`, `censored`, `success` as flags, `base` as the state of the protected
+    model (`claim`, `no claim`, `cannot claim at alpha`, `unjudged`).
 
     Args:
         records: the table of `bench.tables.records`.
         alpha: rate of false claims.
         budget: points of accuracy that a successful removal may cost.
     """
-    found = _per_run(_frame(records))
+    found = _per_run(_frame(records), budget)
     return _judged(_with_ceiling(_with_base(found, math.log10(alpha))), budget)
 
 
@@ -50,7 +52,7 @@ def _frame(records: pa.Table) -> pd.DataFrame:
     """The columns that are needed, strings as categories: a million rows are grouped by their codes."""
     table = records.select(sorted({*RUN, *_CONSTANT, *_NUMBERS} - {"versions", "claim", "derived"}))
     figures = records["figures"]
-    for name, figure in _FIGURES.items():
+    for name, figure in {**_FIGURES, **{name: name for name in _COMPRESSIONS}}.items():
         table = table.append_column(name, pc.map_lookup(figures, pa.scalar(figure), "first"))
     table = table.append_column("versions", _text_of(records["versions"]))
     for name in ("claim", "derived"):
@@ -73,10 +75,12 @@ def _text_of(maps: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, pa.string())
 
 
-def _per_run(frame: pd.DataFrame) -> pd.DataFrame:
+def _per_run(frame: pd.DataFrame, budget: float) -> pd.DataFrame:
     frame["run"] = frame.groupby(RUN, observed=True, sort=False).ngroup()
     frame["loss"] = points((frame["accuracy_reference"] - frame["accuracy"]).clip(lower=0.0))
     frame["lost"] = frame["loss"].where(frame["claim"] == 0.0)
+    for name in _COMPRESSIONS:
+        frame[name] = frame[name].where(frame["loss"] <= budget)
     grouped = frame.groupby("run", sort=False)
     frame["last"] = frame["strength"].fillna(0.0) == grouped["strength"].transform("max").fillna(0.0)
     best = frame[frame["lost"] == grouped["lost"].transform("min")]
@@ -94,6 +98,7 @@ def _per_run(frame: pd.DataFrame) -> pd.DataFrame:
         seconds_verify=grouped["seconds_verify"].median(),
         floor=grouped["floor"].max(),
         share=grouped["share"].max(),
+        **{name: grouped[name].max() for name in _COMPRESSIONS},
     )
     # Categories are in the order of first appearance; results must not depend on the order of rows.
     plain = {name: lines[name].astype("object") for name in lines if lines[name].dtype == "category"}

@@ -62,6 +62,12 @@ def _with_worth(table: pa.Table) -> pa.Table:
     return _with_nulls(table, schema.LEADERBOARD, ("worth",)) if "forgeries" in table.column_names else table
 
 
+def _with_compression(table: pa.Table) -> pa.Table:
+    """Version 5 says how much smaller an attacker's copy is; a matrix made of older records has it."""
+    columns = ("compression", "compression_indexed")
+    return _with_nulls(table, schema.MATRIX, columns) if "least_loss" in table.column_names else table
+
+
 def _with_nulls(table: pa.Table, columns: pa.Schema, names: tuple[str, ...]) -> pa.Table:
     for name in names:
         field = columns.field(name)
@@ -70,7 +76,12 @@ def _with_nulls(table: pa.Table, columns: pa.Schema, names: tuple[str, ...]) -> 
 
 
 # Version to the function that makes of a table of that version one of the next.
-MIGRATIONS: dict[int, Callable[[pa.Table], pa.Table]] = {1: _with_texts, 2: _with_protocols, 3: _with_worth}
+MIGRATIONS: dict[int, Callable[[pa.Table], pa.Table]] = {
+    1: _with_texts,
+    2: _with_protocols,
+    3: _with_worth,
+    4: _with_compression,
+}
 
 
 def build(plan: Plan, entries: Mapping[str, Mapping[str, Any]]) -> tuple[pa.Table, pa.Table]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-VERSION = 4
+VERSION = 5
 
 # What a judge asks of a forger: evidence alone; that the key was committed to before the model was published; that it
 # follows from a seed and the forger's name as well. What holds under one of these holds under those before it.
@@ -193,6 +193,10 @@ MATRIX = pa.schema(
         ("strength", _NUMBER),
         ("strength_unit", _TEXT),
         ("least_loss", _NUMBER),
+        # How many times less a copy within the budget takes to store than the protected model's weights as floats: the
+        # values alone, and with what says where they are.
+        ("compression", _NUMBER),
+        ("compression_indexed", _NUMBER),
         ("log10_p_min", _NUMBER),
         ("log10_p_median", _NUMBER),
         ("log10_p_strongest", _NUMBER),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,8 +48,12 @@ _WORDS = {
 }
 # Of a forgery by a key that follows from no seed.
 CHOSEN = "°"
+# Heads the column of `smaller`.
+SMALLER = "smaller"
 # What a null table says of a defense's p-values.
 _CALIBRATION = {"reliable": "ok", "unreliable": "A LIE"}
+# Below it nothing is gained.
+_SMALLER = 1.05
 # Characters kept for the labels of attacks where there are many defenses, and at most for a defense.
 _LABEL, _HEADER = 32, 16
 
@@ -104,15 +109,36 @@ def matrix_grids(board: list[Row], cells: list[Row], width: int | None) -> list[
     wide = {key: max(map(len, columns[key].split("\n"))) for key in columns}
     for (_, _, key), text in keyed.items():
         wide[key] = max(wide[key], len(text))
+    gained = smaller([row for _, rows in shown for row in rows])
+    taken = _LABEL + 2 + (len(SMALLER) + 2 if gained else 0)
     grids = []
-    for block in _blocks(wide, None if width is None else width - _LABEL - 2):
-        grid = Grid(["attack", *(columns[key] for key in block)])
+    for block in _blocks(wide, None if width is None else width - taken):
+        grid = Grid(["attack", *([SMALLER] if gained else []), *(columns[key] for key in block)])
         for title, rows in shown:
             grid.rows.append(title)
             for attack, label in {_attack(row): row["attack_label"] for row in rows}.items():
-                grid.rows.append([f"  {label}", *(keyed.get((title, attack, key), "") for key in block)])
+                size = [gained.get(attack, "")] if gained else []
+                grid.rows.append([f"  {label}", *size, *(keyed.get((title, attack, key), "") for key in block)])
         grids.append(grid)
     return grids
+
+
+def smaller(cells: list[Row]) -> dict[tuple[str, str], str]:
+    """How many times smaller an attack makes its copy, the median over defenses; nothing where nothing is gained.
+
+    Args:
+        cells: rows of the matrix.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in cells:
+        if row["attack_kind"] == "removal" and row["compression_indexed"] is not None:
+            found.setdefault(_attack(row), []).append(row["compression_indexed"])
+    times = {attack: statistics.median(values) for attack, values in found.items()}
+    return {
+        attack: f"{value:.1f}x" if value < 10 else f"{value:.0f}x"
+        for attack, value in times.items()
+        if value >= _SMALLER
+    }
 
 
 def cell_text(row: Row) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from bench.errors import unknown
 from bench.tables import origins
 from bench.tables import records as recorded
-from bench.text.grids import CHOSEN, board_grid, is_chosen, is_disputed, is_split, matrix_grids
+from bench.text.grids import CHOSEN, SMALLER, board_grid, is_chosen, is_disputed, is_split, matrix_grids, smaller
 from bench.text.layout import to_markdown, to_text
 
 Row = Mapping[str, Any]
@@ -113,7 +113,17 @@ def _legend(meta: Mapping[str, str], board: list[Row], cells: list[Row]) -> list
         f"{_PROTOCOLS if any(map(is_split, board)) else ''}. "
         "false: claims on models that never had the mark."
     )
-    return [claim, f"{price}.", kept, _WORTH, *_tested(board), *_words(cells)]
+    return [claim, f"{price}.", kept, _WORTH, *_tested(board), *_gained(budget, cells), *_words(cells)]
+
+
+def _gained(budget: float, cells: list[Row]) -> list[str]:
+    if not smaller([row for row in cells if not row["reference"]]):
+        return []
+    return [
+        f"{SMALLER}: what compressing brings the attacker. How many times less a copy within the budget of {budget:g} "
+        "takes to store, with what says where its weights are, than the protected model's weights as floats (the most "
+        "of an attack, median over seeds and defenses)."
+    ]
 
 
 def _tested(board: list[Row]) -> list[str]:
