@@ -214,6 +214,11 @@ def test_failures_and_gaps_are_cells_with_words_like_all_others(tmp_path: Path, 
     assert "out of luck" in told["error"]
 
 
+def test_what_compressing_brings_stands_beside_its_attack(tmp_path: Path, text: str) -> None:
+    told = probed(tmp_path, text, 'return { gains: all("#matrix .gain").map((one) => one.parentNode.textContent) };')
+    assert told["gains"] == ["wear 8.0x smaller"]
+
+
 def test_it_switches_task_and_labels_that_try_to_be_markup_are_text(tmp_path: Path, text: str) -> None:
     told = probed(
         tmp_path,

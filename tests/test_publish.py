@@ -40,7 +40,11 @@ def example(seeds: int = 3, **values: Any) -> Suite:
             suite.base(name, seed=seed, protected=0.96 if name == "soft" else 0.97)
             suite.yardstick(name, seed=seed)
             held = HELD if name == "hard" else LOST
-            suite.cell(name, "wear", seed=seed, log10_p=[HELD, held, held], accuracy=[0.96, 0.95 - seed / 100, 0.94])
+            stored = [{"stored_bits": bits / 2, "stored_bits_indexed": bits} for bits in (32000.0, 8000.0, 4000.0)]
+            suite.cell(
+                *(name, "wear"), seed=seed, log10_p=[HELD, held, held], accuracy=[0.96, 0.95 - seed / 100, 0.94],
+                taken=stored, taken_before={"weights": 1000.0},
+            )  # fmt: skip
             suite.cell(name, "wear", kind="control", seed=seed, log10_p=[-1.0, -2.0], accuracy=[0.9, 0.9])
             forged = suite.cell(name, "fake", kind="ambiguity", seed=seed, log10_p=-7.0 if name == "soft" else -1.0)
             assert forged.judged_key == "forger"

@@ -16,7 +16,7 @@ from bench.tables import origins
 from bench.tables import records as recorded
 from bench.tables.prices import CELL
 from bench.text import equilibria
-from bench.text.grids import SECTIONS, cell_text
+from bench.text.grids import SECTIONS, cell_text, smaller
 
 Row = Mapping[str, Any]
 
@@ -123,17 +123,20 @@ def _matrix(board: list[Row], cells: list[Row], lines: pd.DataFrame, known: Mapp
     attacks: dict[tuple, dict[str, Any]] = {}
     places: dict[tuple, int] = {}
     rows: list[dict[str, Any]] = []
+    gained = smaller([row for row in cells if not row["reference"]])
     for section, (title, is_in) in enumerate(_ALL):
         for row in filter(is_in, cells):
+            name = row["attack"], row["attack_params"]
             attack = attacks.setdefault(
-                (section, row["attack"], row["attack_params"]),
+                (section, *name),
                 {
                     **{"place": len(attacks), "section": title},
-                    **{name: row[name] for name in (*_ATTACK, "judged_key")},
+                    **{column: row[column] for column in (*_ATTACK, "judged_key")},
+                    "smaller": gained.get(name, "") if row["attack_kind"] == "removal" else "",
                     "only": f"--only {shlex.quote('attack=' + row['attack_label'])}",
                 },
             )
-            key = tuple(row[name] for name in CELL)
+            key = tuple(row[column] for column in CELL)
             places[key] = len(rows)
             here = {"d": columns[row["defense"], row["defense_params"]], "a": attack["place"], "text": _text(row)}
             rows.append({**here, **row, **known[key]})

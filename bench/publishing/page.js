@@ -121,7 +121,8 @@
         section = a.section;
         body.push(el("tr", { class: "section" }, el("th", { colspan: columns.length + 1, scope: "rowgroup" }, el("span", {}, section))));
       }
-      body.push(el("tr", {}, el("th", { scope: "row" }, a.attack_label), columns.map((d) => cellOf(a, d))));
+      const gain = a.smaller ? el("span", { class: "gain" }, ` ${a.smaller} smaller`) : "";
+      body.push(el("tr", {}, el("th", { scope: "row" }, a.attack_label, gain), columns.map((d) => cellOf(a, d))));
     }
     const head = el("tr", {}, el("th", { scope: "col" }, "attack"), columns.map((d) => el("th", { scope: "col" }, d.defense_label)));
     $("matrix").replaceChildren(el("thead", {}, head), el("tbody", {}, body));
