@@ -1,7 +1,7 @@
 """Drives checkouts of other implementations, whose code stays where the user has it.
 
 `bzantium` is github.com/bzantium/pytorch-admm-pruning, `kaiqzhan` the port to PyTorch by the method's first author, at
-4f6e8b7 of github.com/kaiqzhan/admm-pruning: before it there is no such port, after it the port prunes filters.
+4f6e8b7 of github.com/kaiqzhan/admm-pruning, the last commit that prunes single weights at the published rates.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def kaiqzhan(bench, folder: Path, rates: tuple[float, ...], iterations: int, ret
     """Prune our dense net with its functions, in the order of its `main`, and note what is left.
 
     One epoch an iteration instead of its five; its own rho, 1e-4 of the whole square, its Adam with amsgrad, batches of
-    64. Its `main` hands its `train` the masks as a dict, over which that loops as over pairs: here it gets pairs.
+    64. Its `main` hands its `train` the masks as a dict, over which that loops as over pairs, which its next commit mends:
+    here it gets pairs.
     """
     theirs = _loaded(folder / "pytorch" / "main.py")
     net, device, quiet = filled(theirs.Net(), bench.dense), torch.device("cpu"), argparse.Namespace(log_interval=2**40)
