@@ -103,8 +103,8 @@ def kaiqzhan(bench, folder: Path, rates: tuple[float, ...], iterations: int, ret
     """Prune our dense net with its functions, in the order of its `main`, and note what is left.
 
     One epoch an iteration instead of its five; its own rho, 1e-4 of the whole square, its Adam with amsgrad, batches of
-    64. Its `main` hands its `train` the masks as a dict, over which that loops as over pairs, which its next commit mends:
-    here it gets pairs.
+    64. Its `main` hands its `train` the masks as a dict, over which that loops as over pairs (its next commit mends
+    it): here it gets pairs.
     """
     theirs = _loaded(folder / "pytorch" / "main.py")
     net, device, quiet = filled(theirs.Net(), bench.dense), torch.device("cpu"), argparse.Namespace(log_interval=2**40)
