@@ -45,7 +45,11 @@ def start(path, out, *options):
 
 
 def finish(process, timeout=240):
-    told, _ = process.communicate(timeout=timeout)
+    try:
+        told, _ = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, told
 
 
