@@ -35,21 +35,29 @@ def suite(tmp_path_factory):
     return path
 
 
-def start(path, out, *options):
-    """`ownbench run` in a process group of its own, so that all of it can be cleaned up."""
-    command = [sys.executable, "-m", "bench", "run", str(path), "--out", str(out), "--device", "cpu", *options]
-    env = {**os.environ, "OWNBENCH_PLUGINS": str(PLUGINS), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+@pytest.fixture
+def start():
+    """`ownbench run` in a process group of its own; one that still runs when its test ends, is ended with its group."""
+    begun = []
+
+    def run(path, out, *options):
+        command = [sys.executable, "-m", "bench", "run", str(path), "--out", str(out), "--device", "cpu", *options]
+        env = {**os.environ, "OWNBENCH_PLUGINS": str(PLUGINS), "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        begun.append(process)
+        return process
+
+    yield run
+    for process in begun:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def finish(process, timeout=240):
-    try:
-        told, _ = process.communicate(timeout=timeout)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    told, _ = process.communicate(timeout=timeout)
     return process.returncode, told
 
 
@@ -92,7 +100,7 @@ def undisturbed(suite, tmp_path_factory):
 
 
 def test_two_workers_a_killed_driver_and_a_killed_worker_give_the_same_rows_and_leave_no_process_behind(
-    suite, undisturbed, tmp_path
+    suite, undisturbed, start, tmp_path
 ):
     """Nothing that was finished is lost or done again."""
     out = tmp_path / "out"
@@ -125,7 +133,7 @@ def test_two_workers_a_killed_driver_and_a_killed_worker_give_the_same_rows_and_
     assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_plugins_that_exit_never_end_or_spy(tmp_path):
+def test_plugins_that_exit_never_end_or_spy(start, tmp_path):
     """The first two are failed rows; the third searches all objects of its process for keys and finds none."""
     path = tmp_path / "small.toml"
     names = ("exits", "never-ends", "spying")

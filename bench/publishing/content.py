@@ -123,7 +123,7 @@ def _matrix(board: list[Row], cells: list[Row], lines: pd.DataFrame, known: Mapp
     attacks: dict[tuple, dict[str, Any]] = {}
     places: dict[tuple, int] = {}
     rows: list[dict[str, Any]] = []
-    gained = smaller([row for row in cells if not row["reference"]])
+    gained = smaller(cells)
     for section, (title, is_in) in enumerate(_ALL):
         for row in filter(is_in, cells):
             name = row["attack"], row["attack_params"]

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from bench.errors import InputError
 from bench.parameters import canonical
 from bench.publishing import declared
+from bench.tables.schema import COMPRESSION
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -51,7 +52,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 _FIGURES: dict[str, tuple[float, float]] = {
     "log10_p_floor": (-math.inf, 0.0),
     "share_1e-2": (0.0, 1.0),
-    **dict.fromkeys(("compression", "compression_indexed"), (0.0, 1e9)),
+    **dict.fromkeys(COMPRESSION, (0.0, 1e9)),
 }
 _JUDGED = ("accuracy", "statistic", "log10_p", "claim")
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bench.tables.prices import CELL, GROUP
 from bench.tables.protocols import forged
+from bench.tables.schema import COMPRESSION
 
 _CONSTANT = [
     *("dataset", "defense_family", "defense_access", "attack_class", "attack_access", "knowledge"),
@@ -108,7 +109,7 @@ def _measures(lines: pd.DataFrame) -> dict[str, pd.Series]:
     grouped = lines[lines["ok"]].groupby("cell")
     means = ("seconds", "seconds_ratio")
     # Infinite evidence is evidence; a mean would spread it over all seeds, the median does not.
-    medians = ("strength", "log10_p_median", "compression", "compression_indexed")
+    medians = ("strength", "log10_p_median", *COMPRESSION)
     return {
         **{name: grouped[name].mean() for name in means},
         **{name: grouped[name].median() for name in medians},

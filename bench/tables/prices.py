@@ -9,6 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bench.tables.schema import COMPRESSION
+
 GROUP = ["task", "model", "defense", "defense_params"]
 CELL = [*GROUP, "attack", "attack_params", "attack_kind", "judged_key"]
 RUN = [*CELL, "seed"]
@@ -21,8 +23,7 @@ _CONSTANT = [
     *("time_model", "derived"),
 ]
 _NUMBERS = ["strength", "accuracy_reference", "accuracy", "log10_p", "claim", "seconds", "seconds_verify"]
-_FIGURES = {"floor": "log10_p_floor", "share": "share_1e-2"}
-_COMPRESSIONS = ("compression", "compression_indexed")
+_FIGURES = {"floor": "log10_p_floor", "share": "share_1e-2", **{name: name for name in COMPRESSION}}
 
 
 def runs(records: pa.Table, alpha: float, budget: float) -> pd.DataFrame:
@@ -52,7 +53,7 @@ def _frame(records: pa.Table) -> pd.DataFrame:
     """The columns that are needed, strings as categories: a million rows are grouped by their codes."""
     table = records.select(sorted({*RUN, *_CONSTANT, *_NUMBERS} - {"versions", "claim", "derived"}))
     figures = records["figures"]
-    for name, figure in {**_FIGURES, **{name: name for name in _COMPRESSIONS}}.items():
+    for name, figure in _FIGURES.items():
         table = table.append_column(name, pc.map_lookup(figures, pa.scalar(figure), "first"))
     table = table.append_column("versions", _text_of(records["versions"]))
     for name in ("claim", "derived"):
@@ -79,7 +80,7 @@ def _per_run(frame: pd.DataFrame, budget: float) -> pd.DataFrame:
     frame["run"] = frame.groupby(RUN, observed=True, sort=False).ngroup()
     frame["loss"] = points((frame["accuracy_reference"] - frame["accuracy"]).clip(lower=0.0))
     frame["lost"] = frame["loss"].where(frame["claim"] == 0.0)
-    for name in _COMPRESSIONS:
+    for name in COMPRESSION:
         frame[name] = frame[name].where(frame["loss"] <= budget)
     grouped = frame.groupby("run", sort=False)
     frame["last"] = frame["strength"].fillna(0.0) == grouped["strength"].transform("max").fillna(0.0)
@@ -98,7 +99,7 @@ def _per_run(frame: pd.DataFrame, budget: float) -> pd.DataFrame:
         seconds_verify=grouped["seconds_verify"].median(),
         floor=grouped["floor"].max(),
         share=grouped["share"].max(),
-        **{name: grouped[name].max() for name in _COMPRESSIONS},
+        **{name: grouped[name].max() for name in COMPRESSION},
     )
     # Categories are in the order of first appearance; results must not depend on the order of rows.
     plain = {name: lines[name].astype("object") for name in lines if lines[name].dtype == "category"}

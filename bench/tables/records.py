@@ -64,8 +64,7 @@ def _with_worth(table: pa.Table) -> pa.Table:
 
 def _with_compression(table: pa.Table) -> pa.Table:
     """Version 5 says how much smaller an attacker's copy is; a matrix made of older records has it."""
-    columns = ("compression", "compression_indexed")
-    return _with_nulls(table, schema.MATRIX, columns) if "least_loss" in table.column_names else table
+    return _with_nulls(table, schema.MATRIX, schema.COMPRESSION) if "least_loss" in table.column_names else table
 
 
 def _with_nulls(table: pa.Table, columns: pa.Schema, names: tuple[str, ...]) -> pa.Table:

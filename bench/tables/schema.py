@@ -25,6 +25,10 @@ WITHSTOOD: dict[Protocol, str] = {
     "derived": "forgeries_withstood_derived",
 }
 
+# Columns of the matrix, and figures of records: how many times less a copy takes to store than the protected model's
+# weights as floats, the values alone, and with what says where they are. In the matrix of copies within the budget.
+COMPRESSION = ("compression", "compression_indexed")
+
 _TEXT, _NUMBER, _COUNT, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -193,10 +197,7 @@ MATRIX = pa.schema(
         ("strength", _NUMBER),
         ("strength_unit", _TEXT),
         ("least_loss", _NUMBER),
-        # How many times less a copy within the budget takes to store than the protected model's weights as floats: the
-        # values alone, and with what says where they are.
-        ("compression", _NUMBER),
-        ("compression_indexed", _NUMBER),
+        *((name, _NUMBER) for name in COMPRESSION),
         ("log10_p_min", _NUMBER),
         ("log10_p_median", _NUMBER),
         ("log10_p_strongest", _NUMBER),

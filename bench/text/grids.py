@@ -109,7 +109,7 @@ def matrix_grids(board: list[Row], cells: list[Row], width: int | None) -> list[
     wide = {key: max(map(len, columns[key].split("\n"))) for key in columns}
     for (_, _, key), text in keyed.items():
         wide[key] = max(wide[key], len(text))
-    gained = smaller([row for _, rows in shown for row in rows])
+    gained = smaller(cells)
     taken = _LABEL + 2 + (len(SMALLER) + 2 if gained else 0)
     grids = []
     for block in _blocks(wide, None if width is None else width - taken):
@@ -127,11 +127,12 @@ def smaller(cells: list[Row]) -> dict[tuple[str, str], str]:
     """How many times smaller an attack makes its copy, the median over defenses; nothing where nothing is gained.
 
     Args:
-        cells: rows of the matrix.
+        cells: rows of the matrix; those of the undefended model do not count.
     """
     found: dict[tuple[str, str], list[float]] = {}
     for row in cells:
-        if row["attack_kind"] == "removal" and row["compression_indexed"] is not None:
+        counted = row["attack_kind"] == "removal" and not row["reference"]
+        if counted and row["compression_indexed"] is not None:
             found.setdefault(_attack(row), []).append(row["compression_indexed"])
     times = {attack: statistics.median(values) for attack, values in found.items()}
     return {

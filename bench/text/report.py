@@ -117,7 +117,7 @@ def _legend(meta: Mapping[str, str], board: list[Row], cells: list[Row]) -> list
 
 
 def _gained(budget: float, cells: list[Row]) -> list[str]:
-    if not smaller([row for row in cells if not row["reference"]]):
+    if not smaller(cells):
         return []
     return [
         f"{SMALLER}: what compressing brings the attacker. How many times less a copy within the budget of {budget:g} "

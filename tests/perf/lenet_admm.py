@@ -174,8 +174,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bench = Bench(options.epochs_scale, options.seed, options.images)
-    common = {"epochs": 1, "learning_rate": 2e-3, "rho": options.rho, "growth": options.growth}
-    common["retrain_epochs"] = bench.epochs(10)
+    common = {"epochs": 1, "learning_rate": 2e-3, "retrain_epochs": bench.epochs(10)}
+    common |= {"rho": options.rho, "growth": options.growth}
     published = AdmmPrune(rates=RATES, iterations=bench.epochs(20), **common)
     sparser = AdmmPrune(fractions=(1 - 1 / 167,), iterations=bench.epochs(25), **common)
     one_shot(bench, published, "71.2x")

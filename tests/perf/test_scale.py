@@ -39,10 +39,14 @@ def big(tmp_path_factory, environment):
     return command, folder, plan
 
 
-def resumed(command, environment):
+def completed(command, environment):
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
+
+
+def resumed(command, environment):
+    return completed(command, environment).stdout
 
 
 @pytest.mark.timeout(1200)
@@ -91,9 +95,7 @@ def million(big, tmp_path_factory):
 
 def measured(script, arguments, environment, seen):
     """Run a script of this folder in a fresh process, append what it says of itself to `seen`; returns its output."""
-    command = [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = completed([sys.executable, str(Path(__file__).parent / script), *map(str, arguments)], environment)
     seen.append(json.loads(done.stderr.splitlines()[-1]))
     return done.stdout
 
