@@ -45,3 +45,10 @@ def test_the_suite_of_compression_crosses_every_defense_with_every_compression()
     attacks = {name for name, cls in known.attack.items() if cls.family in ("compression", "quantization")}
     assert {one.name for one in made.defenses} == defenses
     assert attacks < {one.name for one in made.attacks}
+
+
+def test_the_full_suite_crosses_every_defense_with_every_attack():
+    made, known = suite.read("digits-full"), discover()
+    for kind, chosen in (("defense", made.defenses), ("attack", made.attacks)):
+        ours = {name for name, cls in getattr(known, kind).items() if cls.__module__.startswith(f"{kind}s.")}
+        assert {one.name for one in chosen} == ours
