@@ -64,9 +64,8 @@ class FineTune(RemovalAttack):
             _renew(models.layer(model, HEAD), trainer)
         trainable = [HEAD] if self.variant.endswith("LL") else None
         recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate)
-        for epoch in trainer.training(model, trainer.labelled, recipe, trainable=trainable):
-            if epoch % self.every == 0 or epoch == self.epochs:
-                yield float(epoch), model
+        for epoch in trainer.training(model, trainer.labelled, recipe, trainable=trainable, every=self.every):
+            yield float(epoch), model
 
 
 def _renew(head: nn.Module, trainer: AttackerTrainer) -> None:

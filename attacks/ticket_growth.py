@@ -191,14 +191,13 @@ class DenseRetrain(OnPruned):
         alive = live(model)
         recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate)
         after = trainer.recipe(epochs=self.retrain_epochs, learning_rate=self.learning_rate)
-        for epoch in trainer.training(model, trainer.labelled, recipe):
-            if epoch % self.every == 0 or epoch == self.epochs:
-                surrogate = copy.deepcopy(model)
-                masks = pruned_back(weights(surrogate, alive), int(joined(alive).sum()))
-                put(surrogate, {name: weight * masks[name] for name, weight in weights(surrogate, alive).items()})
-                if self.retrain_epochs:
-                    trainer.fit(surrogate, trainer.labelled, after, masks=masks)
-                yield float(epoch), surrogate
+        for epoch in trainer.training(model, trainer.labelled, recipe, every=self.every):
+            surrogate = copy.deepcopy(model)
+            masks = pruned_back(weights(surrogate, alive), int(joined(alive).sum()))
+            put(surrogate, {name: weight * masks[name] for name, weight in weights(surrogate, alive).items()})
+            if self.retrain_epochs:
+                trainer.fit(surrogate, trainer.labelled, after, masks=masks)
+            yield float(epoch), surrogate
 
 
 def pruned_back(pool: Mapping[str, Tensor], count: int) -> Masks:

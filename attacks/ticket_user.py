@@ -70,9 +70,8 @@ class _User(RemovalAttack):
         if self.start == "published":
             yield 0.0, model
         recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate)
-        for epoch in trainer.training(model, trainer.labelled, recipe, masks=masks):
-            if epoch % self.every == 0 or epoch == self.epochs:
-                yield float(epoch), model
+        for epoch in trainer.training(model, trainer.labelled, recipe, masks=masks, every=self.every):
+            yield float(epoch), model
 
     def _begun(self, target: Target, trainer: AttackerTrainer) -> nn.Module:
         if self.start == "published":

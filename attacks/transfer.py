@@ -83,9 +83,8 @@ class Transfer(RemovalAttack):
         second = torch.tensor(trainer.task.info.second, device=labelled.y.device)
         recipe = trainer.recipe(epochs=self.epochs, learning_rate=self.learning_rate)
         data = Split(labelled.inputs, second[labelled.y])
-        for epoch in trainer.training(model, data, recipe, masks=masks):
-            if epoch % self.every == 0 or epoch == self.epochs:
-                yield float(epoch), model
+        for epoch in trainer.training(model, data, recipe, masks=masks, every=self.every):
+            yield float(epoch), model
 
 
 def _renew(layer: Any, seed: int) -> None:

@@ -78,6 +78,7 @@ class Trainer:
         hooks: Hooks | None = None,
         trainable: Collection[str] | None = None,
         masks: Mapping[str, Tensor] | None = None,
+        every: int = 1,
     ) -> Generator[int]:
         """Train in place and yield the number of epochs done; arguments as for `bench.training.training`.
 
@@ -93,6 +94,7 @@ class Trainer:
             hooks=self.hooks & (hooks or Hooks()),
             trainable=trainable,
             masks=masks,
+            every=every,
         )
 
     def fit(

@@ -26,6 +26,7 @@ def training(
     hooks: Hooks | None = None,
     trainable: Collection[str] | None = None,
     masks: Mapping[str, Tensor] | None = None,
+    every: int = 1,
 ) -> Generator[int]:
     """Train the model in place, epoch by epoch.
 
@@ -38,9 +39,10 @@ def training(
         hooks: what a method adds.
         trainable: names of layers; everything outside them is frozen, its statistics too. None for all.
         masks: parameter name to a 0/1 mask of its shape; held after each step.
+        every: how many epochs lie between two stops, at least 1.
 
     Yields:
-        The number of epochs done, from 1.
+        The number of epochs done: each multiple of `every`, and at the end.
 
     Raises:
         ValueError: no data, or a name in `trainable` that is no layer.
@@ -63,7 +65,8 @@ def training(
                     step(x, y)
             if hooks.after_epoch:
                 hooks.after_epoch(model, epoch)
-            yield epoch
+            if epoch % every == 0 or epoch == recipe.epochs:
+                yield epoch
     finally:
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 

@@ -108,6 +108,15 @@ def test_a_set_smaller_than_a_batch_is_one_batch(owner):
     assert steps == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("every", "stops"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (5, [5]), (9, [5])])
+def test_stops_come_every_so_many_epochs_and_at_the_end(owner, every, stops):
+    done = []
+    hooks = Hooks(after_epoch=lambda model, epoch: done.append(epoch))
+    small = owner.train.take(7), owner.recipe(epochs=5), STREAM
+    assert list(training(owner.new_model(), *small, hooks=hooks, every=every)) == stops
+    assert done == [1, 2, 3, 4, 5]
+
+
 def test_bad_input_is_refused(owner):
     with pytest.raises(ValueError, match="at least one"):
         next(training(owner.new_model(), owner.train.take(0), Recipe(), STREAM))

@@ -94,9 +94,9 @@ class Student(RemovalAttack):
         """Train the student, and yield it along the way."""
         student = self._student(target, trainer)
         data, hooks = self._data(trainer), Hooks(objective=self._loss)
-        for epoch in trainer.training(student, data, trainer.recipe(epochs=self.epochs), hooks=hooks):
-            if epoch % self.every == 0 or epoch == self.epochs:
-                yield float(epoch), student
+        recipe = trainer.recipe(epochs=self.epochs)
+        for epoch in trainer.training(student, data, recipe, hooks=hooks, every=self.every):
+            yield float(epoch), student
 
     def _student(self, target: Target, trainer: AttackerTrainer) -> nn.Module:
         del target
