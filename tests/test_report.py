@@ -352,3 +352,17 @@ def test_layout_of_a_small_grid() -> None:
         "| **more** |  |",
         "| two | 22.0 |",
     ]
+
+
+def test_what_is_left_of_a_long_label_stands_below_it() -> None:
+    rows = [["  wear-down then tear", "1"], ["  tear[rate=3.125,depth=8]", "2"]]
+    rows += [["wear-down-slowly", "3"], ["wear", "4"]]
+    assert to_text(Grid(["", "x"], rows), 19).splitlines()[2:] == [
+        "  wear-down then  1",
+        "   tear",
+        "  tear            2",
+        "   [3.125,8]",
+        "wear-down-slowly  3",
+        "wear              4",
+    ]
+    assert to_text(Grid(["", "x"], rows[2:]), 15).splitlines()[2:] == ["wear-down-    3", "slowly", "wear          4"]

@@ -109,15 +109,21 @@ def _folded(label: str, width: int) -> list[str]:
     if len(label) <= width:
         return [label]
     lines: list[str] = []
-    indent = " " * (len(label) - len(label.lstrip()) + 1)
+    margin = len(label) - len(label.lstrip())
+    indent = " " * (margin + 1)
     for part in parted(label):
         name, bracket, inside = part.partition("[")
         if len(part) <= width:
             lines.append(part)
             continue
-        lines += [name] if len(name) <= width else textwrap.wrap(name, width, break_long_words=False)
+        lines += _wrapped(name, width, indent if margin else "")
         lines += [f"{indent}{bracket}{inside}"] if bracket else []
     return lines
+
+
+def _wrapped(name: str, width: int, indent: str) -> list[str]:
+    whole = len(name) <= width
+    return [name] if whole else textwrap.wrap(name, width, subsequent_indent=indent, break_long_words=False)
 
 
 def _line(texts: Sequence[str], widths: Sequence[int], left: Sequence[int], gap: int) -> str:
