@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from bench.planning.job import Outcome, Plan
-from bench.running import jobs
+from bench.planning.job import Job, Outcome
+from bench.running import jobs as running
 
 
-def runner(plan: Plan) -> Callable[[str], Outcome]:
-    """Runs a job by its id with all that it rests on, each once; fails where one does."""
-    outcomes: dict[str, Outcome] = {}
+class Runner:
+    """Runs a job by its id with all that it rests on, each once; fails where one does.
 
-    def run(name: str) -> Outcome:
-        if name not in outcomes:
-            job = plan.jobs[name]
-            inputs = {role: run(one.job).products[one.channel] for role, one in job.inputs.items()}
-            outcomes[name] = jobs.run(job, inputs, "cpu")
-            assert outcomes[name].status == "ok", outcomes[name].traceback
-        return outcomes[name]
+    Args:
+        jobs: of a plan, by id.
+        changed: what is run in a job's place.
+    """
 
-    return run
+    def __init__(self, jobs: Mapping[str, Job], changed: Callable[[Job], Job] = lambda job: job) -> None:
+        self._jobs = jobs
+        self._changed = changed
+        self.outcomes: dict[str, Outcome] = {}
+
+    def inputs(self, name: str) -> dict[str, bytes]:
+        """What a job is handed, by role."""
+        return {role: self(one.job).products[one.channel] for role, one in self._jobs[name].inputs.items()}
+
+    def __call__(self, name: str) -> Outcome:
+        """What comes out of a job."""
+        if name not in self.outcomes:
+            outcome = running.run(self._changed(self._jobs[name]), self.inputs(name), "cpu")
+            assert outcome.status == "ok", outcome.traceback
+            self.outcomes[name] = outcome
+        return self.outcomes[name]

@@ -20,7 +20,7 @@ from bench.running import jobs, work
 from bench.stream import Stream
 from bench.suspect import Target
 from bench.tables import records
-from tests.planned import runner
+from tests.planned import Runner
 from tests.synthetic import Suite, evidence_of
 
 PRUNED = {"name": "magnitude-prune", "fractions": [0.25, 0.5]}
@@ -51,7 +51,7 @@ def plan(chosen):
 @pytest.fixture(scope="module")
 def done(plan):
     """Runs a job with all that it rests on, once."""
-    return runner(plan)
+    return Runner(plan.jobs)
 
 
 def cell_of(plan, label, defense="trigger-set", kind="removal"):
@@ -139,7 +139,7 @@ class TestJobs:
     def test_a_link_changes_what_the_one_before_left(self, plan, done):
         """Half of the weights are gone before a student is made, and a pruned model stays pruned under pruning."""
         twice = cells.make(parsed({"chain": [PRUNED, {"name": "magnitude-prune", "fractions": [0.1]}]}))
-        run = runner(twice)
+        run = Runner(twice.jobs)
 
         label = "magnitude-prune[fractions=0.25+0.5] then magnitude-prune[fractions=0.1]"
         left = run(cell_of(twice, label).jobs["attack"])

@@ -16,7 +16,7 @@ from attacks.extraction.student import narrowed
 from bench.bundle import Bundle
 from bench.errors import AccessError
 from bench.planning import cells, sources, suite
-from bench.running import jobs, work
+from bench.running import work
 from bench.running.work import Work
 from bench.stage import TargetAnswers
 from bench.stream import Stream
@@ -24,6 +24,7 @@ from bench.suspect import Target, predict
 from bench.trainer import AttackerTrainer
 from models.channels import channels
 from models.surgery import inner, reshaped
+from tests.planned import Runner
 
 ALL = (Distill, Retrain, ExtractHard)
 
@@ -351,23 +352,14 @@ class TestOneSetOfQueries:
         assert len([job for job in queried if "of uchida" in job.label]) == 2
 
     def test_what_an_attack_is_handed_tells_no_more_than_it_declares(self, plan):
-        outcomes = {}
-
-        def done(job):
-            if job.id not in outcomes:
-                inputs = {r: done(plan.jobs[one.job]).products[one.channel] for r, one in job.inputs.items()}
-                outcomes[job.id] = jobs.run(job, inputs, "cpu")
-                assert outcomes[job.id].status == "ok", outcomes[job.id].error
-            return outcomes[job.id]
-
-        asked = {}
+        done, asked = Runner(plan.jobs), {}
         for label, job in self.attacks(plan).items():
             handed = [
-                set(Bundle.from_bytes(done(plan.jobs[one.job]).products["public"]).tensors)
+                set(Bundle.from_bytes(done(one.job).products["public"]).tensors)
                 for role, one in job.inputs.items()
                 if role.startswith("stage:")
             ]
-            result = done(job).result
+            result = done(job.id).result
             asked[label] = (handed, result["queries"], result["inputs_used"], result["labels_used"])
         assert asked == {
             "distill[epochs=1]": ([{"logits"}], 300, 300, 0),

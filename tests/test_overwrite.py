@@ -35,6 +35,7 @@ from bench.trainer import LEAST_LABELLED, OwnerTrainer, held_out
 from defenses.none import Undefended
 from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida
+from tests.planned import Runner
 
 ROOT = Path(__file__).parent.parent
 
@@ -181,18 +182,7 @@ def plan():
 
 @pytest.fixture(scope="module")
 def done(plan):
-    """Runs a job with all that it rests on, once; gives its inputs and its outcome."""
-    outcomes = {}
-
-    def run(name):
-        if name not in outcomes:
-            job = plan.jobs[name]
-            inputs = {role: run(one.job)[1].products[one.channel] for role, one in job.inputs.items()}
-            outcomes[name] = inputs, jobs.run(job, inputs, "cpu")
-            assert outcomes[name][1].status == "ok", outcomes[name][1].traceback
-        return outcomes[name]
-
-    return run
+    return Runner(plan.jobs)
 
 
 def disputes(plan):
@@ -208,12 +198,12 @@ def test_the_forgers_key_verifies_on_the_overwritten_model_and_both_are_judged(p
     found = disputes(plan)
     assert len(found) == 4
     for label, cells in found.items():
-        evidence = {key: done(cell.jobs["judge"])[1].result["evidence"][0] for key, cell in cells.items()}
+        evidence = {key: done(cell.jobs["judge"]).result["evidence"][0] for key, cell in cells.items()}
         assert set(evidence) == {"forger", "owner"}
         assert evidence["forger"]["log10_p"] <= -6, label
         assert evidence["forger"]["reason"] is evidence["owner"]["reason"] is None
         assert cells["forger"].jobs["forge"] == cells["owner"].jobs["forge"]
-        forged = done(cells["forger"].jobs["forge"])[1].result
+        forged = done(cells["forger"].jobs["forge"]).result
         assert (forged["inputs_used"], forged["labels_used"], forged["queries"]) == (100, 100, 0)
     # One forgery for both readings of a trigger set.
     assert len({cells["forger"].jobs["forge"] for cells in found.values()}) == 3
@@ -221,7 +211,7 @@ def test_the_forgers_key_verifies_on_the_overwritten_model_and_both_are_judged(p
 
 def test_a_second_mark_in_the_projection_leaves_the_first(plan, done):
     (cells,) = [cells for label, cells in disputes(plan).items() if label.startswith("uchida")]
-    own = done(cells["owner"].jobs["judge"])[1].result["evidence"][0]
+    own = done(cells["owner"].jobs["judge"]).result["evidence"][0]
     assert own["log10_p"] <= -6
 
 
@@ -232,7 +222,7 @@ def test_all_four_pairs_of_a_key_and_a_model_are_judged(plan, done):
         assert job.inputs["key"] == plan.jobs[cells["forger"].jobs["judge"]].inputs["key"]
         surrogates = plan.jobs[job.inputs["surrogates"].job]
         assert surrogates.inputs["target"].job == cells["owner"].jobs["protect"], label
-        (found,) = done(job.id)[1].result["evidence"]
+        (found,) = done(job.id).result["evidence"]
         assert found["log10_p"] > -6, label
         assert "original" not in cells["owner"].jobs
 
@@ -241,13 +231,13 @@ def test_nothing_that_the_attacker_held_has_the_owners_key(plan, done):
     for label, cells in disputes(plan).items():
         job = plan.jobs[cells["owner"].jobs["forge"]]
         protect = cells["owner"].jobs["protect"]
-        products = done(protect)[1].products
+        products = done(protect).products
         key, published = (Bundle.from_bytes(products[channel]) for channel in ("secret", "public"))
         scheme = jobs.plugin_of(plan.jobs[protect].spec["plugin"])
         made = Made(published.models["model"], bundle_to_key(key), Bundle(), b"", None)
         secrets, names = secrecy.secrets_of(scheme, made, published)
         assert set(scheme.uniform) <= set(names), label
-        inputs, outcome = done(job.id)
+        inputs, outcome = done.inputs(job.id), done(job.id)
         assert {one.channel for one in job.inputs.values()} == {"public"}
         held = [*inputs.values(), *outcome.products.values(), json.dumps([job.spec, outcome.result]).encode()]
         # The same search does find it where it is.

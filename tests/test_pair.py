@@ -28,7 +28,7 @@ from bench.task import Task
 from defenses.none import Undefended
 from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida
-from tests.planned import runner
+from tests.planned import Runner
 from tests.synthetic import HELD, LOST, Suite, evidence_of
 
 MARK = {"name": "uchida", "bits": 32}
@@ -61,7 +61,7 @@ def plan() -> Plan:
 
 @pytest.fixture(scope="module")
 def done(plan: Plan) -> Any:
-    return runner(plan)
+    return Runner(plan.jobs)
 
 
 def cell_of(plan: Plan, attack: str, judged: str = "owner", kind: str | None = None) -> Any:
@@ -230,7 +230,7 @@ def test_zeros_of_a_sparse_first_mark_are_held_while_the_second_is_embedded() ->
 def test_a_ticket_is_still_one_under_triggers() -> None:
     ticket = {"name": "ticket-key", "rates": [0.75], "rounds": [1]}
     made = cells.make(parsed({"pair": [ticket, TRIGGERS]}, attacks=({"name": "none"},)))
-    run = runner(made)
+    run = Runner(made.jobs)
     (job,) = (one for one in made.jobs.values() if one.kind == "protect" and "before" in one.inputs)
     first = Bundle.from_bytes(run(job.inputs["before"].job).products["public"]).models["model"]
     second = Bundle.from_bytes(run(job.id).products["public"]).models["model"]

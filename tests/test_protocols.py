@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from bench.bundle import Bundle
 from bench.derivation import FORGER, derived_stream, is_derived
 from bench.key import Key
 from bench.planning import cells, suite
-from bench.planning.job import Cell, Outcome, Plan
+from bench.planning.job import Cell, Plan
 from bench.running import jobs
 from bench.tables import merge, protocols, records, schema
 from bench.tables.game import contest
@@ -27,7 +26,7 @@ from bench.tables.leaderboard import boards
 from bench.task import Task
 from bench.text.report import render
 from defenses.uchida import Uchida
-from tests.planned import runner
+from tests.planned import Runner
 from tests.synthetic import HELD, LOST, Suite, board, cell, started
 
 AFTER, BEFORE = "after the fact", "committed before"
@@ -240,9 +239,9 @@ def plan() -> Plan:
 
 
 @pytest.fixture(scope="module")
-def done(plan: Plan) -> Callable[[str], Outcome]:
+def done(plan: Plan) -> Runner:
     """Runs a job with all that it rests on, once."""
-    return runner(plan)
+    return Runner(plan.jobs)
 
 
 def forger(plan: Plan, attack: str, inputs: str = "noise") -> Cell:
@@ -252,7 +251,7 @@ def forger(plan: Plan, attack: str, inputs: str = "noise") -> Cell:
     return found
 
 
-def test_real_forgeries_are_told_apart(plan: Plan, done: Callable[[str], Outcome]) -> None:
+def test_real_forgeries_are_told_apart(plan: Plan, done: Runner) -> None:
     forged = [one for one in plan.cells if one.judged_key == "forger" and one.jobs]
     entries = {}
     for one in forged:
@@ -283,10 +282,10 @@ def test_real_forgeries_are_told_apart(plan: Plan, done: Callable[[str], Outcome
     assert counts == {"trigger-set[triggers=32]": [2, 1, 0], "trigger-set[triggers=32,inputs=relabelled]": [2, 1, 1]}
 
 
-def test_a_false_seed_gives_no_derived_key_whatever_the_attack_says(plan: Plan, done: Callable[[str], Outcome]) -> None:
+def test_a_false_seed_gives_no_derived_key_whatever_the_attack_says(plan: Plan, done: Runner) -> None:
     made = forger(plan, "grind").jobs
     judge = plan.jobs[made["judge"]]
-    inputs = {role: done(one.job).products[one.channel] for role, one in judge.inputs.items()}
+    inputs = done.inputs(judge.id)
     whole = jobs.run(judge, inputs, "cpu").result
     evidence = [one["log10_p"] for one in whole["evidence"]]
     assert whole["derived"] is True
@@ -316,10 +315,10 @@ def test_a_key_follows_from_one_seed_and_one_name(task: Task, place: int, bit: i
 
 
 def test_a_seed_of_another_length_is_refused_where_it_is_handed_over(
-    plan: Plan, done: Callable[[str], Outcome], monkeypatch: pytest.MonkeyPatch
+    plan: Plan, done: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = plan.jobs[forger(plan, "grind").jobs["forge"]]
-    inputs = {role: done(one.job).products[one.channel] for role, one in job.inputs.items()}
+    inputs = done.inputs(job.id)
     whole = Grind.forge
     monkeypatch.setattr(Grind, "forge", lambda *args: whole(*args)._replace(seed=b"short"))
     failed = jobs.run(job, inputs, "cpu")
@@ -327,7 +326,7 @@ def test_a_seed_of_another_length_is_refused_where_it_is_handed_over(
     assert failed.error == "expected grind[trials=5] to hand over a seed of 32 bytes, got 5"
 
 
-def test_only_forgers_cells_tell_whether_a_key_is_derived(plan: Plan, done: Callable[[str], Outcome]) -> None:
+def test_only_forgers_cells_tell_whether_a_key_is_derived(plan: Plan, done: Runner) -> None:
     for one in plan.cells:
         assert (one.time_model is None) == (one.attack_kind != "ambiguity")
     own = next(one for one in plan.cells if (one.attack, one.judged_key) == ("grind", "owner") and one.jobs)

@@ -17,9 +17,9 @@ from attacks.quantization.int8 import dequantized, integer_model
 from attacks.quantize import Quantize, QuantizeInt8, quantized
 from bench.bundle import Bundle
 from bench.planning import cells, suite
-from bench.running import jobs
 from bench.suspect import Target, predict
 from models.compression import on_grids
+from tests.planned import Runner
 
 SHAPES = {"vgg8": (1, 8, 8), "resnet8": (1, 8, 8), "lenet5": (1, 16, 16), "pointnet": (3, 12)}
 
@@ -188,21 +188,15 @@ def test_answers_are_taken_in_the_job_that_makes_the_integer_model(parts, monkey
         "defenses": [{"name": "none"}],
         "attacks": [{"name": "none"}, {"name": "quantize-int8"}],
     }
-    plan, made, done = cells.make(suite.parse(text, "here", "here")), [], {}
+    plan, made = cells.make(suite.parse(text, "here", "here")), []
 
     def watched(*given):
         made.append(integer_model(*given))
         return made[-1]
 
     monkeypatch.setattr(attacks.quantize, "integer_model", watched)
-
-    def run(job):
-        if job.id not in done:
-            inputs = {role: run(plan.jobs[one.job]).products[one.channel] for role, one in job.inputs.items()}
-            done[job.id] = jobs.run(job, inputs, "cpu")
-        return done[job.id]
-
-    outcome = run(next(job for job in plan.jobs.values() if job.kind == "attack" and "quantize-int8" in job.label))
+    attack = next(job for job in plan.jobs.values() if job.kind == "attack" and "quantize-int8" in job.label)
+    outcome = Runner(plan.jobs)(attack.id)
     ((_, answers),) = made
     # The surrogate alone leaves the job; what the integer model said is in its figures.
     assert list(outcome.products) == ["public"]

@@ -24,7 +24,6 @@ from bench.contract.bout import cases as tried_on
 from bench.contract.workshop import Skip, Workshop
 from bench.planning import cells, suite
 from bench.planning.dag import JobPlanner
-from bench.running import jobs
 from bench.stream import Stream
 from bench.suspect import Target, predict
 from bench.task import Task
@@ -33,7 +32,7 @@ from defenses.none import Undefended
 from defenses.tickets.lottery_ticket import prunable
 from defenses.uchida import Uchida
 from models import joined, parted
-from tests.planned import runner
+from tests.planned import Runner
 
 SCHEME = ToyTicket()
 
@@ -368,7 +367,7 @@ def test_a_changed_task_is_measured_on_its_labels_against_the_clean_model():
         "attacks": [{"name": "transfer", "epochs": 30, "every": 15}, {"name": "ticket-prune"}],
     }
     plan = cells.make(suite.parse(text, "here", "here"))
-    run = runner(plan)
+    run = Runner(plan.jobs)
 
     found = {(cell.attack, cell.defense, cell.attack_kind): cell for cell in plan.cells}
     cell = found["transfer", "uchida", "removal"]
@@ -437,17 +436,8 @@ def forged(task):
     """A protected toy and a forgery on it as the harness makes them: each job's inputs and outcome."""
     planner = JobPlanner(task, 0, 1, "cpu", data.prepare(task.info, task.sizes), {})
     name = planner.attack(SCHEME, WindowForgery())
-    outcomes = {}
-
-    def run(one):
-        if one not in outcomes:
-            job = planner.jobs[one]
-            inputs = {role: run(of.job)[1].products[of.channel] for role, of in job.inputs.items()}
-            outcomes[one] = inputs, jobs.run(job, {**inputs}, "cpu")
-            assert outcomes[one][1].status == "ok", outcomes[one][1].traceback
-        return outcomes[one]
-
-    return planner.jobs[name], run(name), run(planner.protect(SCHEME))[1]
+    run = Runner(planner.jobs)
+    return planner.jobs[name], (run.inputs(name), run(name)), run(planner.protect(SCHEME))
 
 
 def test_an_insider_claims_its_own_code_and_the_owner_no_longer_does(forged, owner):

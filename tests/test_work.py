@@ -17,6 +17,7 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida
+from tests.planned import Runner
 
 TEXT = {
     "name": "small",
@@ -37,22 +38,13 @@ def find(plan, kind, word=""):
 
 @pytest.fixture(scope="module")
 def done(plan):
-    """Runs a job with all that it rests on, once."""
-    outcomes = {}
-
-    def run(job):
-        if job.id not in outcomes:
-            inputs = {r: run(plan.jobs[i.job]).products[i.channel] for r, i in job.inputs.items()}
-            outcomes[job.id] = jobs.run(job, inputs, "cpu")
-        return outcomes[job.id]
-
-    return run
+    return Runner(plan.jobs)
 
 
 def test_a_job_run_again_after_others_gives_the_same_bytes(plan, done):
     for kind in ("protect", "attack"):
         job = find(plan, kind)
-        inputs = {r: done(plan.jobs[i.job]).products[i.channel] for r, i in job.inputs.items()}
+        inputs = done.inputs(job.id)
         first = jobs.run(job, inputs, "cpu")
         torch.manual_seed(99)
         torch.set_num_threads(2)
@@ -100,7 +92,7 @@ def test_the_data_of_a_job_are_those_of_its_side(plan, done):
     owned = jobs._surroundings(find(plan, "stage", "clean"), {}, torch.device("cpu"))
     assert owned.inputs is owned.labelled is owned.test is None
     measured = find(plan, "measure")
-    inputs = {r: done(plan.jobs[i.job]).products[i.channel] for r, i in measured.inputs.items()}
+    inputs = done.inputs(measured.id)
     seen = jobs._surroundings(measured, inputs, torch.device("cpu"))
     assert seen.train is seen.inputs is None
     assert len(seen.test) == 597
@@ -108,7 +100,7 @@ def test_the_data_of_a_job_are_those_of_its_side(plan, done):
 
 def test_what_each_surrogate_takes_is_measured_with_its_accuracy(plan, done):
     job = find(plan, "measure", "fine-tune")
-    outcome = done(job)
+    outcome = done(job.id)
     assert len(outcome.result["figures"]) == len(outcome.result["accuracy"]) == 1
     (found,) = outcome.result["figures"]
     assert found["weights"] == found["weights_kept"] == 172_576
@@ -117,7 +109,7 @@ def test_what_each_surrogate_takes_is_measured_with_its_accuracy(plan, done):
 
 
 def test_queries_of_a_stage_are_those_of_the_attack_that_rests_on_it(plan, done):
-    outcome = done(find(plan, "attack", "distill"))
+    outcome = done(find(plan, "attack", "distill").id)
     assert outcome.result["queries"] == 300
     assert (outcome.result["inputs_used"], outcome.result["labels_used"]) == (300, 0)
 
@@ -195,7 +187,7 @@ def test_what_cannot_be_stored_fails_in_the_job_that_made_it(plan, done, monkeyp
 
 def test_keys_stay_where_they_were_drawn(plan, done):
     job = find(plan, "judge", "uchida")
-    inputs = {r: done(plan.jobs[i.job]).products[i.channel] for r, i in job.inputs.items()}
+    inputs = done.inputs(job.id)
     moved = []
     whole = Bundle.to
 
@@ -275,15 +267,7 @@ def test_one_job_of_each_kind_of_every_shipped_suite_runs(name):
     assert whole.cells
     assert not [cell for cell in whole.cells if cell.status == "failed"]
     whole = cells.make(shrunk(chosen))
-    outcomes, ran = {}, set()
-
-    def run(job):
-        if job.id not in outcomes:
-            inputs = {r: run(whole.jobs[i.job]).products[i.channel] for r, i in job.inputs.items()}
-            outcomes[job.id] = jobs.run(dataclasses.replace(job, spec=in_brief(job.spec)), inputs, "cpu")
-            assert outcomes[job.id].status == "ok", outcomes[job.id].traceback
-        return outcomes[job.id]
-
+    run, ran = Runner(whole.jobs, lambda job: dataclasses.replace(job, spec=in_brief(job.spec))), set()
     nets = {task.model: task.skeleton for task in chosen.tasks}
     for name in chosen.null.architectures if chosen.null else ():
         nets[name] = models.skeleton(name, chosen.tasks[0].classes, chosen.tasks[0].shape)
@@ -295,8 +279,8 @@ def test_one_job_of_each_kind_of_every_shipped_suite_runs(name):
             on_this_net = what - ran >= {(job.kind, job.spec["task"]["model"])}
             ran |= what
             if on_this_net or work_of(job) not in RAN:
-                run(job)
-    RAN.update(work_of(whole.jobs[done]) for done in outcomes)
+                run(job.id)
+    RAN.update(work_of(whole.jobs[done]) for done in run.outcomes)
     assert {kind for kind, _ in ran} == {job.kind for job in whole.jobs.values()}
     assert {kind for kind, _ in ran} >= {"stage", "protect", "attack", "measure", "judge"}
 
