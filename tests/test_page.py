@@ -22,6 +22,7 @@ from tests.synthetic import replaced
 from tests.test_publish import HOSTILE, example, saved
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "chromium-headless-shell")
+DIGITS = Path(__file__).parent.parent / "results" / "digits"
 BROWSER = next((found for found in map(shutil.which, NAMES) if found), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser on this machine: none of {', '.join(NAMES)}")
 
@@ -340,3 +341,22 @@ def test_it_can_be_photographed(tmp_path: Path, text: str, width: int) -> None:
     done = browse(tmp_path, tmp_path / "index.html", f"--window-size={width},1600", f"--screenshot={to}")
     assert to.is_file(), done.stderr[-2000:]
     assert to.read_bytes().startswith(b"\x89PNG")
+
+
+def test_labels_break_between_their_parts_and_what_cannot_be_judged_says_why(tmp_path: Path) -> None:
+    found = sets.gather([DIGITS])
+    told = probed(
+        tmp_path,
+        page.render(found, {"records.parquet": b"", "matrix.parquet": b""}),
+        """
+        const parts = (cell) => { const lines = [""]; cell.childNodes.forEach((node) =>
+          node.nodeName === "WBR" ? lines.push("") : lines[lines.length - 1] += node.textContent); return lines; };
+        const absent = all("#matrix .absent").map((cell) => cell.textContent);
+        return { heads: all("#matrix thead th").map(parts), rows: all("#matrix tbody th").map(parts), absent };
+        """,
+    )
+    assert ["uchida", "[canonical=true]"] in told["heads"]
+    assert ["fine-tune", "[learning_rate=0.15]"] in told["rows"]
+    assert {"".join(parts) for parts in told["heads"]} == {"attack", *found.leaderboard["defense_label"].to_pylist()}
+    # Owners are not judged where there is no forgery, and nothing is claimed without a mark.
+    assert set(told["absent"]) == {"· n/a", "\N{EN DASH}"}

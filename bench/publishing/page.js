@@ -51,6 +51,9 @@
   const el = (name, attributes = {}, ...children) => build(document.createElement(name), attributes, children);
   const svg = (name, attributes = {}, ...children) => build(document.createElementNS(SVG, name), attributes, children);
 
+  // A label that may be broken between its parts, which no rule of CSS can tell from the middle of a word.
+  const named = (label) => String(label).split(/(?=\[)|(?<=[,+])/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]));
+
   const task = () => tasks[state.task];
   const has = (text, part) => text.toLowerCase().includes(part.trim().toLowerCase());
   const isOf = (value, wanted) => !wanted || value === wanted;
@@ -97,10 +100,10 @@
   function ranking() {
     const rows = sorted(defenses());
     const direction = (key) => (key !== state.sort ? "none" : state.down ? "descending" : "ascending");
-    const head = COLUMNS.map(([key, title]) => el("th", { scope: "col", "aria-sort": direction(key) },
+    const head = COLUMNS.map(([key, title]) => el("th", { scope: "col", "aria-sort": direction(key), "data-column": key },
       el("button", { type: "button", class: "sort", "data-sort": key, click: () => sortBy(key) }, title)));
-    const cell = (d, key, text) => (key !== "defense" ? el("td", { "data-column": key }, text(d))
-      : el("th", { scope: "row" }, el("button", { type: "button", class: "link", click: () => showDefense(d) }, text(d))));
+    const cell = (d, key, text) => (key !== "defense" ? el("td", { "data-column": key }, named(text(d)))
+      : el("th", { scope: "row" }, el("button", { type: "button", class: "link", click: () => showDefense(d) }, named(text(d)))));
     const line = (d) => el("tr", { class: d.cautions.length ? "caution" : null }, COLUMNS.map(([key, , text]) => cell(d, key, text)));
     $("ranking").replaceChildren(el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows.map(line)));
     $("ranking-count").textContent = `${rows.length} of ${task().defenses.length} defenses`;
@@ -122,9 +125,9 @@
         body.push(el("tr", { class: "section" }, el("th", { colspan: columns.length + 1, scope: "rowgroup" }, el("span", {}, section))));
       }
       const gain = a.smaller ? el("span", { class: "gain" }, ` ${a.smaller} smaller`) : "";
-      body.push(el("tr", {}, el("th", { scope: "row" }, a.attack_label, gain), columns.map((d) => cellOf(a, d))));
+      body.push(el("tr", {}, el("th", { scope: "row" }, named(a.attack_label), gain), columns.map((d) => cellOf(a, d))));
     }
-    const head = el("tr", {}, el("th", { scope: "col" }, "attack"), columns.map((d) => el("th", { scope: "col" }, d.defense_label)));
+    const head = el("tr", {}, el("th", { scope: "col" }, "attack"), columns.map((d) => el("th", { scope: "col" }, named(d.defense_label))));
     $("matrix").replaceChildren(el("thead", {}, head), el("tbody", {}, body));
     const first = document.querySelector("#matrix button.cell");
     if (first) first.tabIndex = 0;
@@ -132,7 +135,7 @@
   }
   function cellOf(a, d) {
     const c = task().at.get(`${a.id} ${d.id}`);
-    if (!c) return el("td", { class: "absent" }, el("span", { title: "not in the suite" }, "not run"));
+    if (!c) return absent(a, d);
     const { glyph, style, means } = stateOf(c.verdict);
     const flags = flagsOf(c);
     const label = `${a.attack_label} on ${d.defense_label}: ${c.verdict}, ${c.text}: ${[means, ...flags].join("; ")}`;
@@ -142,6 +145,14 @@
     const shade = style === "lost" && c.price !== null && c.ceiling ? Math.max(0.35, 1 - c.price / c.ceiling) : 1;
     button.style.setProperty("--shade", `${Math.round(100 * shade)}%`);
     return el("td", {}, button);
+  }
+  function absent(a, d) {
+    // A forgery that does not apply leaves no model on which the owner's key could be judged.
+    const one = task().attacks.filter((other) => other.attack === a.attack && other.attack_params === a.attack_params)
+      .map((other) => task().at.get(`${other.id} ${d.id}`)).find((c) => c && c.verdict === "not applicable");
+    const [text, title] = d.reference ? ["–", "without a mark there is no key"]
+      : one ? [`${stateOf(one.verdict).glyph} ${one.text}`, stateOf(one.verdict).means] : ["not run", "not in the suite"];
+    return el("td", { class: "absent" }, el("span", { title }, text));
   }
   function flagsOf(c) {
     const flags = [];
