@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 import pytest
 import torch
@@ -106,6 +107,12 @@ def test_what_each_surrogate_takes_is_measured_with_its_accuracy(plan, done):
     assert found["weights"] == found["weights_kept"] == 172_576
     assert found["stored_bits"] == found["stored_bits_indexed"] == 32 * 172_576
     assert found["multiply_adds"] == 1_821_952
+
+
+def test_an_outcome_names_the_processor_by_whose_kernels_its_numbers_are_rounded(plan, done):
+    found = re.fullmatch(r"cpu \((.+), (.+)\)", done(find(plan, "measure", "fine-tune").id).device)
+    assert found.group(1).strip()
+    assert found.group(2) == torch.backends.cpu.get_cpu_capability()
 
 
 def test_queries_of_a_stage_are_those_of_the_attack_that_rests_on_it(plan, done):

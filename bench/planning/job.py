@@ -66,7 +66,7 @@ class Outcome:
         traceback: where it came from.
         seconds: wall time inside the worker, inputs unpacked and products packed.
         peak_memory_mb: of the process while the job ran; of the device on a GPU.
-        device: `cpu`, or `cuda` with the GPU's name.
+        device: `cpu` or `cuda`, with the processor's or the GPU's name.
         threads: of PyTorch.
         versions: library versions.
     """

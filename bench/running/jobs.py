@@ -62,7 +62,7 @@ def run(job: Job, inputs: Mapping[str, bytes], device: str) -> Outcome:
     if place.type == "cuda":
         # Slots share a GPU; an idle one must not sit on memory that another needs.
         torch.cuda.empty_cache()
-    outcome.device = "cpu" if place.type == "cpu" else f"cuda ({torch.cuda.get_device_name(place)})"
+    outcome.device = device_name(place)
     outcome.threads = torch.get_num_threads()
     outcome.versions = versions()
     outcome.seconds = time.perf_counter() - started
@@ -83,6 +83,22 @@ def device_memory(device: str) -> float | None:
         return None
     free, _ = torch.cuda.mem_get_info(torch.device(device))
     return free / 2**20
+
+
+def device_name(place: torch.device) -> str:
+    """Its kind and its model; a CPU's with the instructions that PyTorch takes, by which sums are rounded."""
+    if place.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(place)})"
+    return f"cpu ({_processor()}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+@functools.cache
+def _processor() -> str:
+    # Python itself knows no more than the architecture on Linux.
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(errors="replace").splitlines() if told.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, models), "") or platform.processor() or platform.machine()
 
 
 @functools.cache
