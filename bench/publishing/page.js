@@ -15,6 +15,8 @@
     const of = ({ all, words, codes, values }, i) => (codes ? words[codes[i]] : values ? values[i] : all);
     return Array.from({ length: table.n }, (_, i) => Object.fromEntries(names.map((n) => [n, of(table.columns[n], i)])));
   }
+  // Attack and defense, whichever key is judged.
+  const setting = (a, d) => `${a.attack} ${a.attack_params} ${d}`;
   const tasks = data.tasks.map((packed) => {
     const one = { ...packed };
     for (const name of ["defenses", "attacks", "cells", "curves"]) one[name] = unpack(packed[name]);
@@ -23,6 +25,7 @@
     one.cells.forEach((c, i) => Object.assign(c, { id: i, curve: [] }));
     one.curves.forEach((point) => one.cells[point.cell].curve.push(point));
     one.at = new Map(one.cells.map((c) => [`${c.a} ${c.d}`, c]));
+    one.inapplicable = new Map(one.cells.filter((c) => c.verdict === "not applicable").map((c) => [setting(one.attacks[c.a], c.d), c]));
     return one;
   });
 
@@ -148,8 +151,7 @@
   }
   function absent(a, d) {
     // A forgery that does not apply leaves no model on which the owner's key could be judged.
-    const one = task().attacks.filter((other) => other.attack === a.attack && other.attack_params === a.attack_params)
-      .map((other) => task().at.get(`${other.id} ${d.id}`)).find((c) => c && c.verdict === "not applicable");
+    const one = task().inapplicable.get(setting(a, d.id));
     const [text, title] = d.reference ? ["–", "without a mark there is no key"]
       : one ? [`${stateOf(one.verdict).glyph} ${one.text}`, stateOf(one.verdict).means] : ["not run", "not in the suite"];
     return el("td", { class: "absent" }, el("span", { title }, text));
