@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from bench.errors import InputError
@@ -57,6 +59,13 @@ def test_it_ends_with_the_command_for_just_this_record() -> None:
         "  ownbench run suites/made-up.toml --only 'defense=mark[bits=8]' --only attack=wear --seed 0 "
         f"--out again-{name}"
     )
+
+
+def test_the_command_names_the_task_where_the_suite_has_several() -> None:
+    suite, cell = made()
+    suite.cells.append(dataclasses.replace(cell, task="toy-set/other", model="other", jobs={}))
+    last = told(suite, cell.jobs["judge"]).splitlines()[-1]
+    assert last.startswith(f"  ownbench run suites/made-up.toml --only task={cell.task} --only 'defense=mark[bits=8]'")
 
 
 def test_a_job_of_one_cell_names_that_cell() -> None:

@@ -114,8 +114,20 @@ def test_only_narrows_by_name_and_by_label(read):
     assert narrowed(whole, []) == whole
     with pytest.raises(InputError, match=r"Did you mean .*uchida"):
         narrowed(whole, ["defense=uchid"])
-    with pytest.raises(InputError, match="expected defense=NAME or attack=NAME"):
-        narrowed(whole, ["uchida"])
+    for other in ("uchida", "model=vgg8"):
+        with pytest.raises(InputError, match="expected task=NAME, defense=NAME or attack=NAME"):
+            narrowed(whole, [other])
+
+
+@pytest.mark.parametrize("name", ["cifar10/resnet18", "resnet18"])
+def test_only_narrows_to_a_task_by_its_name_or_its_model(name):
+    whole = suite.read("cifar10")
+    one = narrowed(whole, [f"task={name}", "defense=uchida"])
+    assert [task.name for task in one.tasks] == ["cifar10/resnet18"]
+    assert {defense.name for defense in one.defenses} == {"none", "uchida"} and one.attacks == whole.attacks
+    assert narrowed(whole, ["task=cifar10"]) == whole
+    with pytest.raises(InputError, match=r"Did you mean .*resnet18"):
+        narrowed(whole, ["task=resnet81"])
 
 
 def test_a_suite_that_grew_since_it_was_published_says_so():

@@ -53,7 +53,7 @@ def list_command(names: tuple[str, ...]) -> None:
 )
 @click.option("--seeds", type=click.IntRange(min=1), help="Run seeds 0 to N-1 instead of the suite's.")
 @click.option("--seed", "one_seed", type=click.IntRange(min=0), multiple=True, help="Run just this seed; repeatable.")
-@click.option("--only", multiple=True, metavar="defense=…|attack=…", help="By name or label; repeatable.")
+@click.option("--only", multiple=True, metavar="task=…|defense=…|attack=…", help="By name or label; repeatable.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--fresh", is_flag=True, help="Set an earlier run folder aside and start anew.")
 @click.option("--local", is_flag=True, help="One process without Ray, for debuggers; no time limit.")

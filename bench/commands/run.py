@@ -13,18 +13,23 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import data, images
+from bench.attack import Attack
 from bench.commands import boards
+from bench.defense import Defense
 from bench.errors import InputError, unknown
 from bench.planning import cells, suite
 from bench.planning.job import Plan
 from bench.planning.options import RUNS, Options
-from bench.planning.suite import Suite
+from bench.planning.suite import Suite, Unusable
 from bench.running import jobs, ranking
 from bench.running.executor import Executor, InlineExecutor
 from bench.running.scheduler import Scheduler, Totals
 from bench.storage import settled
 from bench.storage.store import RunFolder
+from bench.task import Task
 from bench.text.progress import for_console
+
+Named = Task | Defense | Attack | Unusable
 
 
 def run(options: Options, console: Console | None = None, known: str | None = None) -> int:
@@ -68,31 +73,37 @@ def run(options: Options, console: Console | None = None, known: str | None = No
 
 
 def narrowed(chosen: Suite, only: Sequence[str]) -> Suite:
-    """The suite with just the defenses and attacks that `--only` names, and what they are measured from.
+    """The suite with just the tasks, defenses and attacks that `--only` names, and what they are measured from.
 
     Args:
         chosen: the suite.
-        only: entries `defense=NAME` or `attack=NAME`; a label with parameters is a name too.
+        only: entries `task=NAME`, `defense=NAME` or `attack=NAME`; a label with parameters is a name too, and of a
+            task its dataset or its model.
 
     Raises:
         InputError: another form, or a name that the suite does not have.
     """
-    wanted: dict[str, list[str]] = {"defense": [], "attack": []}
+    wanted: dict[str, set[str]] = {"task": set(), "defense": set(), "attack": set()}
     for entry in only:
         role, found, name = entry.partition("=")
         if not found or role not in wanted:
-            raise InputError(f"--only: expected defense=NAME or attack=NAME, got {entry!r}")
-        wanted[role].append(name)
+            raise InputError(f"--only: expected task=NAME, defense=NAME or attack=NAME, got {entry!r}")
+        wanted[role].add(name)
     for role, names in wanted.items():
-        plugins = getattr(chosen, f"{role}s")
-        known = {n for one in plugins for n in (one.name, getattr(one, "label", one.name))}
-        for name in names:
-            if name not in known:
-                raise unknown(role, name, known, f"--only, suite {chosen.header.name}")
+        there: Sequence[Named] = getattr(chosen, f"{role}s")
+        known = set().union(*map(_names, there))
+        for name in sorted(names - known):
+            raise unknown(role, name, known, f"--only, suite {chosen.header.name}")
         if names:
-            kept = tuple(p for p in plugins if p.name in names or getattr(p, "label", "") in names or _is_base(p))
+            kept = tuple(one for one in there if names & _names(one) or _is_base(one))
             chosen = replace(chosen, **{f"{role}s": kept})  # type: ignore[arg-type]
     return chosen
+
+
+def _names(one: Named) -> set[str]:
+    if isinstance(one, Task):
+        return {one.name, one.info.name, one.model}
+    return {one.name} if isinstance(one, Unusable) else {one.name, one.label}
 
 
 def _is_base(plugin: object) -> bool:

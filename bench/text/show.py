@@ -167,7 +167,9 @@ def _command(plan: Plan, cells: list[Cell], job: str) -> str:
     if not cells:
         return "No record rests on this job."
     words = ["ownbench", "run", plan.source]
+    several = len({cell.task for cell in plan.cells}) > 1
     for option, labels in (
+        ("task", [c.task for c in cells] if several else []),
         ("defense", [c.defense_label for c in cells]),
         ("attack", [c.attack_label for c in cells]),
     ):

@@ -1,30 +1,67 @@
 #!/usr/bin/env bash
-# Everything that is to be measured on a machine with a GPU, in one call: bash tests/perf/gpu.sh FOLDER
-# It needs `ownbench` importable and OWNBENCH_DATA; each part leaves its output in FOLDER, a part that fails stops no other.
+# What is to be measured on a machine with a GPU: bash tests/perf/gpu.sh FOLDER [PART ...]
+#
+# Parts, all of them where none is named:
+#   training   the loop against a plain PyTorch loop (bar: 3 times)
+#   clean      the undefended ResNet-18 of `cifar10` (bar: 94 %) and its wall time
+#   digits     the default suite, whose claims must be those of results/digits
+#   packing    jobs an hour of `cifar10`, one at a time and sharing the GPU
+#   suite      `cifar10` whole, hours of it
+# It needs `ownbench` importable and OWNBENCH_DATA. Runs lie in FOLDER/runs and go on where they were broken off; tables
+# and logs lie in FOLDER itself. A part that fails stops no other. DEVICE=cpu rehearses it where there is no GPU.
 set -uo pipefail
 to=${1:?"expected a folder for what is measured"}
-run="python -m bench run"
-mkdir -p "$to"
+shift
+device=${DEVICE:-cuda}
+mkdir -p "$to/runs"
 
-part() {
-    local name=$1
+say() {
+    local name=$1 began=$SECONDS
     shift
     echo "== $name: $*"
-    local began=$SECONDS
     "$@" >"$to/$name.log" 2>&1
     echo "   exit $?, $((SECONDS - began)) s"
-    tail -n 3 "$to/$name.log"
+    tail -n 4 "$to/$name.log"
 }
 
-nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv
-# The loop against a plain PyTorch loop; bar: 3 times.
-part training python -m tests.perf.training --device cuda --to "$to"
-# The clean ResNet-18 of the suite; bar: 94 %.
-part clean $run cifar10 --only defense=none --only attack=none --device cuda --out "$to/clean"
-# The default suite, whose claims must be those of the CPU.
-part digits $run digits --device cuda --out "$to/digits"
-part agree python -m tests.perf.agree results/digits "$to/digits"
-# Jobs an hour, one at a time and packed; the second is the whole suite's wall time.
-part alone $run cifar10 --only attack=distill --only defense=uchida --gpus-per-job 1 --device cuda --out "$to/alone"
-part packed $run cifar10 --only attack=distill --only defense=uchida --device cuda --out "$to/packed"
-part cifar10 $run cifar10 --device cuda --out "$to/cifar10"
+# A run under a name of ours, and its records as one file.
+suite() {
+    local name=$1
+    shift
+    say "$name" python -m bench run "$@" --device "$device" --out "$to/runs/$name"
+    cp "$to/runs/$name/records.parquet" "$to/$name.parquet"
+}
+
+training() {
+    say training python -m tests.perf.training --device "$device" --to "$to"
+}
+
+clean() {
+    suite clean cifar10 --only task=resnet18 --only defense=none --only attack=none
+}
+
+digits() {
+    suite digits digits
+    say agree python -m tests.perf.agree results/digits "$to/runs/digits"
+}
+
+packing() {
+    suite alone cifar10 --only task=resnet20 --only defense=uchida --only attack=distill --gpus-per-job 1
+    suite packed cifar10 --only task=resnet20 --only defense=uchida --only attack=distill
+    say packing python -m tests.perf.packing "$to/runs/alone" "$to/runs/packed"
+    cp "$to/runs/packing.parquet" "$to"
+}
+
+whole() {
+    suite cifar10 cifar10
+}
+
+[ "$device" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv
+[ $# -gt 0 ] || set -- training clean digits packing suite
+for part in "$@"; do
+    case $part in
+    training | clean | digits | packing) "$part" ;;
+    suite) whole ;;
+    *) echo "expected one of training, clean, digits, packing, suite, got '$part'" >&2 && exit 2 ;;
+    esac
+done
