@@ -12,6 +12,7 @@ from bench import registry
 from bench.commands import check
 from bench.commands.run import Options, run
 from bench.contract import attacks, defenses, forgeries
+from bench.planning import suite
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "adding-a-defense.md").read_text()
@@ -73,6 +74,20 @@ def test_the_pages_list_the_rules_as_they_are():
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def rows_of(heading):
+    """What stands in the first column of a table of the README, as names."""
+    readme = (ROOT / "README.md").read_text()
+    table = readme[readme.index(heading) :].split("\n\n")[0]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return {name for cell in first for name in re.findall(r"`([a-z0-9-]+)`", cell)}
+
+
+def test_the_readme_names_every_defense_attack_and_suite():
+    assert rows_of("| defenses |") == set(registry.discover().defense)
+    assert rows_of("| attacks |") | {"none"} == set(registry.discover().attack)
+    assert rows_of("| suite | task |") == set(suite.shipped())
 
 
 def test_the_leaderboard_in_the_readme_is_the_published_one():
