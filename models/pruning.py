@@ -95,7 +95,7 @@ def _split(model: nn.Module, one: Inner, counts: Tensor, chance: np.random.Gener
     """Divide what reads channels by how often they are there, and move doubled ones apart."""
     for reader in one.readers:
         read = outgoing(model, reader, one.layer)
-        read /= counts.view(-1, *[1] * (read.dim() - 1))
+        read /= counts.to(read.device).view(-1, *[1] * (read.dim() - 1))
     rows = weights_of(model, [one.layer])[one.layer]
     noise = torch.from_numpy(chance.standard_normal(tuple(rows.shape), dtype="float32")).to(rows)
     scale = APART * rows.flatten(1).std(1).view(-1, *[1] * (rows.dim() - 1))

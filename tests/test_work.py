@@ -18,7 +18,7 @@ from bench.stream import Stream
 from bench.suspect import Suspect
 from defenses.trigger_set import TriggerSet
 from defenses.uchida import Uchida
-from tests.planned import Runner
+from tests.planned import Runner, brief, shrunk
 
 TEXT = {
     "name": "small",
@@ -212,47 +212,9 @@ def test_keys_stay_where_they_were_drawn(plan, done):
     assert key_to_bundle(key).to_bytes() == inputs["key"]
 
 
-def shrunk(chosen):
-    """The suite on a few inputs for one epoch, or as many as its tickets rewind to."""
-    few = {"train": 60, "heldout": 100, "attacker": 60, "labelled": 50, "test": 100}
-    tasks = []
-    for task in chosen.tasks:
-        sizes = dataclasses.replace(task.sizes, **{n: min(k, getattr(task.sizes, n)) for n, k in few.items()})
-        least = max(getattr(defense, "rewind_epoch", 1) for defense in chosen.defenses)
-        recipe = dataclasses.replace(task.recipe, epochs=least)
-        tasks.append(dataclasses.replace(task, recipe=recipe, parts=sizes))
-    brief = [dataclasses.replace(one, round_epochs=1) if hasattr(one, "rounds") else one for one in chosen.defenses]
-    shorter = dataclasses.replace(chosen, tasks=tuple(tasks), defenses=tuple(brief))
-    if chosen.null is None:
-        return shorter
-    # Of models without a mark one of each kind, and of owners one.
-    kinds = {"architectures": chosen.null.architectures[:1], "data": 1, "stolen": 1}
-    null = dataclasses.replace(chosen.null, models=3 + len(kinds["architectures"]), **kinds)
-    header = dataclasses.replace(chosen.header, seeds=chosen.header.seeds[:1])
-    return dataclasses.replace(shorter, null=null, header=header, schemes=tuple(brief[1:2]))
-
-
-SHORT = {"epochs", "every", "retrain_epochs", "steps", "trials", "pretraining", "iterations", "draws"}
-# Of lists the last one is enough.
-LAST = {"fractions", "bits", "clusters"}
 # What ran in another suite is not run twice. What an owner trains depends on the net and its layers; of everything else
 # each kind of job runs on every net, and each plugin somewhere.
 RAN: set[str] = set()
-
-
-def in_brief(spec):
-    """The specification of a job with parameters that end soon."""
-    params = dict(spec.get("plugin", {}).get("params", {}))
-    for name in params.keys() & SHORT:
-        params[name] = min(params[name], 1)
-    for name in params.keys() & LAST:
-        params[name] = params[name][-1:] if isinstance(params[name], list) else params[name]
-    if "snapped" in params:
-        params["snapped"] = 1.0
-    brief = {"plugin": {**spec["plugin"], "params": params}} if params else {}
-    if "decoys" in spec.get("options", {}):
-        brief["options"] = {**spec["options"], "decoys": 2}
-    return {**spec, **brief}
 
 
 def work_of(job):
@@ -274,7 +236,7 @@ def test_one_job_of_each_kind_of_every_shipped_suite_runs(name):
     assert whole.cells
     assert not [cell for cell in whole.cells if cell.status == "failed"]
     whole = cells.make(shrunk(chosen))
-    run, ran = Runner(whole.jobs, lambda job: dataclasses.replace(job, spec=in_brief(job.spec))), set()
+    run, ran = Runner(whole.jobs, brief), set()
     nets = {task.model: task.skeleton for task in chosen.tasks}
     for name in chosen.null.architectures if chosen.null else ():
         nets[name] = models.skeleton(name, chosen.tasks[0].classes, chosen.tasks[0].shape)

@@ -22,22 +22,22 @@ def projected(layer: nn.Module, passports: Tensor, wanted: Tensor) -> Tensor:
 
     Args:
         layer: convolution or linear; stays as it is.
-        passports: (P, *the layer's input), on the layer's device.
-        wanted: (P, C).
+        passports: (P, *the layer's input), on any device.
+        wanted: (P, C), likewise.
 
     Returns:
-        float32 of the shape of `passports`.
+        float32 of the shape of `passports`, on their device.
     """
-    shape, channels = passports.shape[1:], wanted.shape[1]
-    zero = raw_of(layer, passports.new_zeros(1, *shape)).detach()
-    ones = torch.eye(channels, device=passports.device)
+    shape, channels, place = passports.shape[1:], wanted.shape[1], next(layer.parameters()).device
+    zero = raw_of(layer, torch.zeros(1, *shape, device=place)).detach()
+    ones = torch.eye(channels, device=place)
     gram = torch.cat([(raw_of(layer, _adjoint(layer, part, shape)) - zero).detach() for part in ones.split(CHUNK)])
     inverse = torch.linalg.pinv((gram + gram.T).double() / 2, rtol=RELATIVE, hermitian=True)
-    found = passports.float()
+    found, wanted = passports.float().to(place), wanted.to(place)
     for _ in range(CORRECTIONS):
         missing = (wanted - raw_of(layer, found).detach()).double()
         found = found + _adjoint(layer, (missing @ inverse).float(), shape)
-    return found
+    return found.to(passports.device)
 
 
 def last_weights(hidden: Tensor, wanted: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Jobs an hour of runs that were never broken off, and how many ran at a time: one to a GPU against packed slots, say.
 
-    python -m tests.perf.packing results/runs/alone results/runs/packed
+python -m tests.perf.packing results/runs/alone results/runs/packed
 """
 
 from __future__ import annotations
