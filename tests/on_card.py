@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import sys
 
+from safetensors.torch import load
+
 from bench.planning import cells, suite
 from bench.running import jobs
 from tests import card
@@ -27,14 +29,32 @@ def compared(name):
             continue
         seen.add(what)
         expected, found = on_cpu(job.id), jobs.run(brief(job), on_cpu.inputs(job.id), card.NAME)
-        same = found.products == expected.products and untimed(found.result) == untimed(expected.result)
         yield {
             "job": job.label,
             "kind": job.kind,
             "plugin": plugin.get("name"),
             "error": found.traceback if found.status != "ok" else None,
-            "same": same,
+            "apart": apart(found, expected) if found.status == "ok" else None,
         }
+
+
+def apart(found, expected):
+    """How far numbers of two outcomes lie apart at the most: 0 where all is the same, infinity where more differs."""
+    if untimed(found.result) != untimed(expected.result) or found.products.keys() != expected.products.keys():
+        return float("inf")
+    return max((distance(made, expected.products[channel]) for channel, made in found.products.items()), default=0.0)
+
+
+def distance(made, expected):
+    """The largest difference between the tensors of two bundles."""
+    if made == expected:
+        return 0.0
+    ours, theirs = load(made), load(expected)
+    if {n: one.shape for n, one in ours.items()} != {n: one.shape for n, one in theirs.items()}:
+        return float("inf")
+    largest = max(float((one.double() - theirs[n].double()).abs().max()) for n, one in ours.items() if one.numel())
+    # Where the bytes differ and no tensor does, something else does.
+    return largest or float("inf")
 
 
 def untimed(result):
