@@ -18,7 +18,9 @@ def compare(first: Path, second: Path) -> pd.DataFrame:
     read = [pd.read_parquet(folder / "records.parquet") for folder in (first, second)]
     sides = [one[[*ROW, "status", "claim", "log10_p", "accuracy"]] for one in read]
     both = sides[0].merge(sides[1], on=ROW, how="inner", suffixes=("_first", "_second"), validate="one_to_one")
-    both["agree"] = (both.status_first == both.status_second) & (both.claim_first == both.claim_second)
+    # A cell that does not apply has no claim on either side.
+    none = both.claim_first.isna() & both.claim_second.isna()
+    both["agree"] = (both.status_first == both.status_second) & (none | (both.claim_first == both.claim_second))
     return both
 
 

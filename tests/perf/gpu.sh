@@ -25,43 +25,43 @@ say() {
 }
 
 # A run under a name of ours, and its records as one file.
-suite() {
+run() {
     local name=$1
     shift
     say "$name" python -m bench run "$@" --device "$device" --out "$to/runs/$name"
     cp "$to/runs/$name/records.parquet" "$to/$name.parquet"
 }
 
-training() {
+measure_training() {
     say training python -m tests.perf.training --device "$device" --to "$to"
 }
 
-clean() {
-    suite clean cifar10 --only task=resnet18 --only defense=none --only attack=none
+measure_clean() {
+    run clean cifar10 --only task=resnet18 --only defense=none --only attack=none
 }
 
-digits() {
-    suite digits digits
+measure_digits() {
+    run digits digits
     say agree python -m tests.perf.agree results/digits "$to/runs/digits"
 }
 
-packing() {
-    suite alone cifar10 --only task=resnet20 --only defense=uchida --only attack=distill --gpus-per-job 1
-    suite packed cifar10 --only task=resnet20 --only defense=uchida --only attack=distill
+measure_packing() {
+    run alone cifar10 --only task=resnet20 --only defense=uchida --only attack=distill --gpus-per-job 1
+    run packed cifar10 --only task=resnet20 --only defense=uchida --only attack=distill
     say packing python -m tests.perf.packing "$to/runs/alone" "$to/runs/packed"
     cp "$to/runs/packing.parquet" "$to"
 }
 
-whole() {
-    suite cifar10 cifar10
+measure_suite() {
+    run cifar10 cifar10
 }
 
-[ "$device" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv
-[ $# -gt 0 ] || set -- training clean digits packing suite
+parts="training clean digits packing suite"
+[ $# -gt 0 ] || set -- $parts
 for part in "$@"; do
-    case $part in
-    training | clean | digits | packing) "$part" ;;
-    suite) whole ;;
-    *) echo "expected one of training, clean, digits, packing, suite, got '$part'" >&2 && exit 2 ;;
-    esac
+    [[ " $parts " == *" $part "* ]] || { echo "expected some of $parts, got '$part'" >&2 && exit 2; }
+done
+[ "$device" = cpu ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv
+for part in "$@"; do
+    "measure_$part"
 done
