@@ -103,7 +103,7 @@ def narrowed(chosen: Suite, only: Sequence[str]) -> Suite:
 def _names(one: Named) -> set[str]:
     if isinstance(one, Task):
         return {one.name, one.info.name, one.model}
-    return {one.name} if isinstance(one, Unusable) else {one.name, one.label}
+    return {one.name, one.label}
 
 
 def _is_base(plugin: object) -> bool:

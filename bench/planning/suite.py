@@ -107,6 +107,11 @@ class Unusable:
     name: str
     broken: Broken
 
+    @property
+    def label(self) -> str:
+        """How messages call it; its parameters could not be read."""
+        return self.name
+
 
 @dataclass(frozen=True)
 class Suite:

@@ -48,8 +48,7 @@ measure_digits() {
 measure_packing() {
     run alone cifar10 --only task=resnet20 --only defense=uchida --only attack=distill --gpus-per-job 1
     run packed cifar10 --only task=resnet20 --only defense=uchida --only attack=distill
-    say packing python -m tests.perf.packing "$to/runs/alone" "$to/runs/packed"
-    cp "$to/runs/packing.parquet" "$to"
+    say packing python -m tests.perf.packing "$to/runs/alone" "$to/runs/packed" --to "$to"
 }
 
 measure_suite() {

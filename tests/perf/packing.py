@@ -1,11 +1,11 @@
 """Jobs an hour of runs that were never broken off, and how many ran at a time: one to a GPU against packed slots, say.
 
-python -m tests.perf.packing results/runs/alone results/runs/packed
+python -m tests.perf.packing results/runs/alone results/runs/packed --to results/speed
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from datetime import datetime
 from pathlib import Path
 
@@ -32,14 +32,17 @@ def measured(folder: Path) -> dict[str, float | str]:
     }
 
 
-def main() -> int:
-    """Print a row for each run folder, and write them to packing.parquet in the folder that holds the first."""
-    folders = [Path(one) for one in sys.argv[1:]]
-    table = pd.DataFrame([measured(folder) for folder in folders])
-    table.to_parquet(folders[0].parent / "packing.parquet", index=False)
+def main() -> None:
+    """Print a row for each run folder, and write them to packing.parquet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--to", type=Path, default=Path("results/speed"))
+    chosen = parser.parse_args()
+    table = pd.DataFrame([measured(folder) for folder in chosen.runs])
+    chosen.to.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(chosen.to / "packing.parquet", index=False)
     print(table.round(2).to_string(index=False))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
